@@ -1,0 +1,249 @@
+"""What can go wrong, as facts; no HTTP in here.
+
+The tree::
+
+    FoundryError
+    ├── ConfigurationError            a setting is unknown or wrong; found at start
+    ├── PortUnavailableError          no port in the configured range is free
+    ├── InvalidInputError             the caller sent something wrong
+    │   ├── ContextLengthExceededError
+    │   ├── BodyTooLargeError
+    │   ├── UnsupportedParameterError the model or engine cannot honour a parameter
+    │   └── ModelFilesError           a model directory lacks what a model needs
+    ├── ForbiddenError                the caller may not do that from where it is
+    ├── ModelNotFoundError            no such model here
+    ├── ModelUnavailableError         the model exists and cannot run now
+    ├── QueueFullError                too many are waiting already
+    ├── CatalogUnavailableError       the online catalogue cannot be reached (or must not be)
+    └── EngineError
+        ├── EngineUnavailableError    nothing answers at the engine's address
+        ├── EngineFailedError         the engine broke, or answered nonsense
+        └── EngineTimeoutError        the engine did not answer in time
+
+A message is written for the client: it names what is wrong and what would be right, and holds no
+path, internal address or stack trace unless the caller gave that very value. ``context`` is for the
+log alone. ``api/problems.py`` (gateway) and ``wire/errors.py`` (OpenAI's envelope) turn facts into
+responses; nothing else does.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BodyTooLargeError",
+    "CatalogUnavailableError",
+    "ConfigurationError",
+    "ContextLengthExceededError",
+    "EngineError",
+    "EngineFailedError",
+    "EngineTimeoutError",
+    "EngineUnavailableError",
+    "ForbiddenError",
+    "FoundryError",
+    "InvalidInputError",
+    "ModelFilesError",
+    "ModelNotFoundError",
+    "ModelUnavailableError",
+    "PortUnavailableError",
+    "QueueFullError",
+    "UnsupportedParameterError",
+]
+
+
+class FoundryError(Exception):
+    """The root of everything this package raises on purpose.
+
+    Args:
+        message: For the client; see the module's docstring for what it may hold.
+        context: Further facts for the log, never for the client.
+    """
+
+    code: str = "internal_error"
+
+    def __init__(self, message: str, **context: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.context = context
+
+
+class ConfigurationError(FoundryError):
+    """A setting is unknown, wrong or contradicts another.
+
+    Args:
+        key: Dotted path of the setting, such as ``fastapi_server.port``; empty for the whole file.
+        source: Where the value came from: a file's path, an environment variable's name, a flag.
+        reason: What is wrong and what would be right.
+    """
+
+    code = "configuration_error"
+
+    def __init__(self, key: str, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {key}: {reason}" if key else f"{source}: {reason}")
+        self.key = key
+        self.source = source
+        self.reason = reason
+
+
+class PortUnavailableError(FoundryError):
+    """No port that the settings allow could be bound."""
+
+    code = "port_unavailable"
+
+
+class InvalidInputError(FoundryError):
+    """The request itself is wrong.
+
+    Args:
+        message: What is wrong and what would be right.
+        param: The field at fault in the caller's own terms (``messages.0.role``), if one is.
+        code: A stable word for programs.
+    """
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, **context: object) -> None:
+        super().__init__(message, **context)
+        self.param = param
+        if code is not None:
+            self.code = code
+
+
+class ContextLengthExceededError(InvalidInputError):
+    """Prompt and requested answer do not fit into the model's context.
+
+    Args:
+        prompt_tokens: Exact length of the prompt, in tokens of the model.
+        context_length: The model's limit, in tokens.
+        model: Full model id.
+    """
+
+    def __init__(self, *, prompt_tokens: int, context_length: int, model: str) -> None:
+        super().__init__(
+            f"This model's maximum context length is {context_length} tokens. However, your messages resulted in "
+            f"{prompt_tokens} tokens. Please reduce the length of the messages.",
+            param="messages",
+            code="context_length_exceeded",
+            model=model,
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context_length = context_length
+
+
+class BodyTooLargeError(InvalidInputError):
+    """The request's body is larger than ``limit_bytes``."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The request body is larger than the limit of {limit_bytes} bytes.", code="body_too_large")
+        self.limit_bytes = limit_bytes
+
+
+class UnsupportedParameterError(InvalidInputError):
+    """A parameter is understood, and this model or engine cannot honour it."""
+
+    def __init__(self, param: str, reason: str) -> None:
+        super().__init__(reason, param=param, code="unsupported_parameter")
+
+
+class ModelFilesError(InvalidInputError):
+    """A directory is not a model that the engine can run; the message says what is missing."""
+
+    def __init__(self, message: str, *, param: str | None = "path", **context: object) -> None:
+        super().__init__(message, param=param, code="model_files_invalid", **context)
+
+
+class ForbiddenError(FoundryError):
+    """The caller may not do this from where it is (foreign Host or Origin)."""
+
+    code = "forbidden"
+
+
+class ModelNotFoundError(FoundryError):
+    """No model of that name is known here.
+
+    Args:
+        model: The name as the caller gave it.
+        hint: A sentence on what to do instead, shown after the fact.
+    """
+
+    code = "model_not_found"
+
+    def __init__(self, model: str, hint: str = "") -> None:
+        super().__init__(f"The model '{model}' does not exist or is not available here." + (f" {hint}" if hint else ""))
+        self.model = model
+
+
+class ModelUnavailableError(FoundryError):
+    """The model exists and cannot run now; the message says why.
+
+    Args:
+        model: Full model id.
+        reason: In words, for the client.
+        code: ``model_put_aside`` after repeated crashes, ``model_load_failed`` otherwise.
+        retry_after_s: When another try may succeed, if that is known.
+    """
+
+    code = "model_load_failed"
+
+    def __init__(self, model: str, reason: str, *, code: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(f"The model '{model}' cannot run: {reason}")
+        self.model = model
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+        if code is not None:
+            self.code = code
+
+
+class QueueFullError(FoundryError):
+    """As many requests wait as may wait.
+
+    Args:
+        retry_after_s: An estimate of when a place will be free.
+    """
+
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class CatalogUnavailableError(FoundryError):
+    """The online catalogue cannot be used: offline mode, no network, or the catalogue's own failure."""
+
+    code = "catalog_unavailable"
+
+
+class EngineError(FoundryError):
+    """The engine, not the request, is at fault."""
+
+    code = "engine_error"
+
+
+class EngineUnavailableError(EngineError):
+    """Nothing answers at the engine's address.
+
+    Args:
+        message: For the client.
+        url: The engine's base URL; the native API may show it, since F3 asks for it.
+    """
+
+    code = "engine_unavailable"
+
+    def __init__(self, message: str, *, url: str | None = None, **context: object) -> None:
+        super().__init__(message, **context)
+        self.url = url
+
+
+class EngineFailedError(EngineError):
+    """The engine broke while it worked, or its answer makes no sense."""
+
+    code = "engine_failed"
+
+
+class EngineTimeoutError(EngineError):
+    """The engine was silent for longer than ``limit_s``."""
+
+    code = "engine_timeout"
+
+    def __init__(self, message: str, *, limit_s: float, **context: object) -> None:
+        super().__init__(message, **context)
+        self.limit_s = limit_s

@@ -1,0 +1,1 @@
+"""The contracts that go over the wire, as plain types and pure functions."""

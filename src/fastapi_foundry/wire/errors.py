@@ -1,0 +1,120 @@
+"""OpenAI's error envelope: facts to envelope, and an engine's envelope back to facts.
+
+The envelope is ``{"error": {"message", "type", "param", "code"}}``. The service and the gateway
+write it, the gateway also reads it from engines.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from fastapi_foundry import errors
+
+__all__ = ["ErrorResponse", "error_frame", "fact_from_response", "openai_error"]
+
+_INTERNAL_MESSAGE: Final = "The server had an error while processing your request. The details are in its log."
+
+# The most specific class first; the first match wins.
+_STATUS: Final[tuple[tuple[type[errors.FoundryError], int, str], ...]] = (
+    (errors.BodyTooLargeError, 413, "invalid_request_error"),
+    (errors.InvalidInputError, 400, "invalid_request_error"),
+    (errors.ForbiddenError, 403, "permission_error"),
+    (errors.ModelNotFoundError, 404, "invalid_request_error"),
+    (errors.ModelUnavailableError, 503, "server_error"),
+    (errors.QueueFullError, 429, "rate_limit_error"),
+    (errors.CatalogUnavailableError, 503, "server_error"),
+    (errors.EngineUnavailableError, 503, "server_error"),
+    (errors.EngineTimeoutError, 504, "server_error"),
+    (errors.EngineError, 502, "server_error"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorResponse:
+    """An error ready to be sent: HTTP status, envelope, and headers such as ``Retry-After``."""
+
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def openai_error(fact: BaseException) -> ErrorResponse:
+    """Turn a fact into OpenAI's envelope.
+
+    Anything that is not a ``FoundryError`` becomes a 500 whose message tells nothing about the inside.
+    """
+    for kind, status, type_ in _STATUS:
+        if isinstance(fact, kind):
+            return ErrorResponse(
+                status=status,
+                body=_envelope(fact.message, type_, getattr(fact, "param", None), fact.code),
+                headers=_retry_after(fact),
+            )
+    return ErrorResponse(status=500, body=_envelope(_INTERNAL_MESSAGE, "server_error", None, "internal_error"))
+
+
+def error_frame(fact: BaseException) -> bytes:
+    """One SSE frame that reports ``fact`` inside a stream whose headers have gone out already."""
+    return b"data: " + orjson.dumps(openai_error(fact).body) + b"\n\n"
+
+
+def fact_from_response(status: int, body: bytes, *, model: str | None = None) -> errors.FoundryError:
+    """Read an engine's error answer back into a fact.
+
+    An engine's 401 or 403 is the gateway's own trouble with that engine, hence ``EngineFailedError``,
+    never the client's. A body that is no envelope keeps its cause in the fact's log context alone.
+    """
+    message, param, code = _read_envelope(body)
+    if code == "context_length_exceeded" or status in {400, 409, 413, 422}:
+        return errors.InvalidInputError(
+            message or "The engine refused the request as invalid.", param=param, code=code or "invalid_request"
+        )
+    if status == 404:  # noqa: PLR2004 - a status reads best as its number
+        fact: errors.FoundryError = errors.ModelNotFoundError(model or "?")
+        if message:
+            fact.message = message
+        return fact
+    if status == 429:  # noqa: PLR2004 - as above
+        return errors.QueueFullError(message or "The engine is at its limit.", retry_after_s=1.0)
+    if code in {"model_put_aside", "model_load_failed"}:
+        unavailable = errors.ModelUnavailableError(model or "?", "", code=code)
+        unavailable.message = message or unavailable.message
+        return unavailable
+    if code == "catalog_unavailable":
+        return errors.CatalogUnavailableError(message or "The model catalogue cannot be reached.")
+    if code == "engine_timeout" or status == 504:  # noqa: PLR2004 - as above
+        return errors.EngineTimeoutError(message or "The engine did not answer in time.", limit_s=0.0)
+    if status == 503:  # noqa: PLR2004 - as above
+        return errors.EngineUnavailableError(message or "The engine is not ready.")
+    return errors.EngineFailedError(
+        message if code == "engine_failed" and message else "The engine failed to answer the request.",
+        engine_status=status,
+        engine_body=body[:500].decode("utf-8", "replace"),
+    )
+
+
+def _envelope(message: str, type_: str, param: str | None, code: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
+
+
+def _retry_after(fact: errors.FoundryError) -> dict[str, str]:
+    seconds = getattr(fact, "retry_after_s", None)
+    return {} if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def _read_envelope(body: bytes) -> tuple[str | None, str | None, str | None]:
+    try:
+        error = orjson.loads(body)["error"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None, None, None
+    if isinstance(error, str):
+        return error, None, None
+    if not isinstance(error, dict):
+        return None, None, None
+    texts = (error.get(key) for key in ("message", "param", "code"))
+    message, param, code = (text if isinstance(text, str) else None for text in texts)
+    return message, param, code

@@ -1,0 +1,1 @@
+"""How the demonstration model foundry-demo:1 is made: its data, tokenizer, network and format."""

@@ -1,0 +1,94 @@
+"""Tokenised examples and batches of similar length."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from demo_recipe.chat_format import Conversation, render
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation as token ids, with 1 where the token is the model's own."""
+
+    tokens: list[int]
+    learned: list[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded rows; ``weights`` belongs to the token that each position predicts."""
+
+    tokens: Tensor
+    targets: Tensor
+    weights: Tensor
+    real_tokens: int
+
+
+def encode(conversation: Conversation, tokenizer: Tokenizer) -> Example:
+    """Token ids of the rendered conversation."""
+    tokens: list[int] = []
+    learned: list[int] = []
+    for piece in merged_pieces(conversation):
+        ids = tokenizer.encode(piece[0], add_special_tokens=False).ids
+        tokens += ids
+        learned += [int(piece[1])] * len(ids)
+    return Example(tokens, learned)
+
+
+def merged_pieces(conversation: Conversation) -> list[tuple[str, bool]]:
+    """Neighbouring pieces of one kind joined, so that they are tokenised as one text."""
+    runs: list[tuple[str, bool]] = []
+    for piece in render(conversation):
+        if runs and runs[-1][1] == piece.learned:
+            runs[-1] = (runs[-1][0] + piece.text, piece.learned)
+        else:
+            runs.append((piece.text, piece.learned))
+    return runs
+
+
+def to_batch(examples: list[Example], padding: int, prompt_weight: float) -> Batch:
+    """Pad to the longest example."""
+    length = max(len(example.tokens) for example in examples)
+    tokens = numpy.full((len(examples), length), padding, dtype=numpy.int64)
+    weights = numpy.zeros((len(examples), length), dtype=numpy.float32)
+    for row, example in enumerate(examples):
+        size = len(example.tokens)
+        tokens[row, :size] = example.tokens
+        learned = numpy.asarray(example.learned, dtype=numpy.float32)
+        weights[row, :size] = learned + (1.0 - learned) * prompt_weight
+    return Batch(
+        tokens=torch.from_numpy(tokens[:, :-1].copy()),
+        targets=torch.from_numpy(tokens[:, 1:].copy()),
+        weights=torch.from_numpy(weights[:, 1:].copy()),
+        real_tokens=sum(len(example.tokens) for example in examples),
+    )
+
+
+def batches(
+    examples: Iterator[Example],
+    rng: random.Random,
+    *,
+    batch_tokens: int,
+    padding: int,
+    prompt_weight: float,
+    pool_size: int = 2048,
+) -> Iterator[Batch]:
+    """Batches of about ``batch_tokens`` tokens, each of examples of similar length."""
+    while True:
+        pool = sorted((next(examples) for _ in range(pool_size)), key=lambda e: len(e.tokens))
+        groups: list[list[Example]] = [[]]
+        for example in pool:
+            if groups[-1] and (len(groups[-1]) + 1) * len(example.tokens) > batch_tokens:
+                groups.append([])
+            groups[-1].append(example)
+        rng.shuffle(groups)
+        for group in groups:
+            yield to_batch(group, padding, prompt_weight)

@@ -1,0 +1,1 @@
+"""The data, all of it composed by this package from its own lists with a fixed seed."""
