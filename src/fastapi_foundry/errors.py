@@ -15,6 +15,7 @@ The tree::
     ├── ModelUnavailableError         the model exists and cannot run now
     ├── QueueFullError                too many are waiting already
     ├── CatalogUnavailableError       the online catalogue cannot be reached (or must not be)
+    ├── StoppingError                 this process is about to end
     └── EngineError
         ├── EngineUnavailableError    nothing answers at the engine's address
         ├── EngineFailedError         the engine broke, or answered nonsense
@@ -45,6 +46,7 @@ __all__ = [
     "ModelUnavailableError",
     "PortUnavailableError",
     "QueueFullError",
+    "StoppingError",
     "UnsupportedParameterError",
 ]
 
@@ -210,6 +212,15 @@ class CatalogUnavailableError(FoundryError):
     """The online catalogue cannot be used: offline mode, no network, or the catalogue's own failure."""
 
     code = "catalog_unavailable"
+
+
+class StoppingError(FoundryError):
+    """This process is about to end and takes no more work, or had to end the work at hand."""
+
+    code = "shutting_down"
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down; please try again in a moment.")
 
 
 class EngineError(FoundryError):

@@ -27,6 +27,7 @@ _STATUS: Final[tuple[tuple[type[errors.FoundryError], int, str], ...]] = (
     (errors.ModelUnavailableError, 503, "server_error"),
     (errors.QueueFullError, 429, "rate_limit_error"),
     (errors.CatalogUnavailableError, 503, "server_error"),
+    (errors.StoppingError, 503, "server_error"),
     (errors.EngineUnavailableError, 503, "server_error"),
     (errors.EngineTimeoutError, 504, "server_error"),
     (errors.EngineError, 502, "server_error"),

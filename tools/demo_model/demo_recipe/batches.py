@@ -33,29 +33,23 @@ class Batch:
 
 
 def encode(conversation: Conversation, tokenizer: Tokenizer) -> Example:
-    """Token ids of the rendered conversation."""
+    """Token ids of the rendered conversation, piece by piece as the engine does it."""
     tokens: list[int] = []
     learned: list[int] = []
-    for piece in merged_pieces(conversation):
-        ids = tokenizer.encode(piece[0], add_special_tokens=False).ids
+    for piece in render(conversation):
+        ids = tokenizer.encode(piece.text, add_special_tokens=False).ids
         tokens += ids
-        learned += [int(piece[1])] * len(ids)
+        learned += [int(piece.learned)] * len(ids)
     return Example(tokens, learned)
 
 
-def merged_pieces(conversation: Conversation) -> list[tuple[str, bool]]:
-    """Neighbouring pieces of one kind joined, so that they are tokenised as one text."""
-    runs: list[tuple[str, bool]] = []
-    for piece in render(conversation):
-        if runs and runs[-1][1] == piece.learned:
-            runs[-1] = (runs[-1][0] + piece.text, piece.learned)
-        else:
-            runs.append((piece.text, piece.learned))
-    return runs
+PROMPT_SHARE = 0.3
+"""Share of the prompt's tokens that the loss looks at; they cost time and teach little."""
 
 
 def to_batch(examples: list[Example], padding: int, prompt_weight: float) -> Batch:
     """Pad to the longest example."""
+    draw = numpy.random.default_rng(len(examples))
     length = max(len(example.tokens) for example in examples)
     tokens = numpy.full((len(examples), length), padding, dtype=numpy.int64)
     weights = numpy.zeros((len(examples), length), dtype=numpy.float32)
@@ -63,7 +57,8 @@ def to_batch(examples: list[Example], padding: int, prompt_weight: float) -> Bat
         size = len(example.tokens)
         tokens[row, :size] = example.tokens
         learned = numpy.asarray(example.learned, dtype=numpy.float32)
-        weights[row, :size] = learned + (1.0 - learned) * prompt_weight
+        looked_at = draw.random(size) < PROMPT_SHARE
+        weights[row, :size] = learned + (1.0 - learned) * prompt_weight * looked_at
     return Batch(
         tokens=torch.from_numpy(tokens[:, :-1].copy()),
         targets=torch.from_numpy(tokens[:, 1:].copy()),

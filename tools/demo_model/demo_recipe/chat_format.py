@@ -1,9 +1,17 @@
 """The text that the model sees: conversations, tools and the markers between them.
 
-The format is Qwen 2.5's with a shorter tool preamble, because a preamble of 150 tokens
-would cost a model of this size more than it helps. :func:`render` and
-:data:`CHAT_TEMPLATE` are two statements of one format: the first makes the training text,
-the second is what the engine applies; ``build.py`` checks that both agree.
+The turns are Qwen's (``<|im_start|>role``, ``<|im_end|>``). What surrounds tools is
+Foundry Local's (``foundry-local-sdk`` 2.2.1), which does not use a template's own tool
+format: it appends "Tool calling protocol for this conversation:" to the system message,
+with the tools as one JSON array and 350 tokens of rules, has the model write
+
+* ``<tool_call>[{"name":"...","parameters":{...}}]</tool_call>`` for calls, and
+* ``MESSAGE``, a newline and the text for an answer without a call,
+
+and enforces both with a grammar. :data:`CHAT_TEMPLATE` cuts the rules, which are the same
+each time, down to ``Tools:`` and the array; where the engine's wording changes, the whole
+text stays. :func:`render` makes the same text for the training; ``build.py`` checks that
+both agree.
 """
 
 from __future__ import annotations
@@ -24,14 +32,14 @@ SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
 VISIBLE_MARKERS = (
     TOOL_CALL_START,
     TOOL_CALL_END,
-    "<tools>",
-    "</tools>",
     "<tool_response>",
     "</tool_response>",
 )
 """One token each, kept in the decoded text, as in Qwen's tokenizer."""
 
-TOOL_PREAMBLE = "# Tools\nCall a function inside <tool_call></tool_call> when one fits.\n<tools>"
+TOOLS_TITLE = "Tools:\n"
+MESSAGE_FRAME = "MESSAGE\n"
+"""Opens a text answer in a conversation that has tools."""
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -43,10 +51,9 @@ class ToolCall:
     name: str
     arguments: dict[str, Any]
 
-    def text(self) -> str:
-        """The call as the model writes it, markers included."""
-        body = json.dumps({"name": self.name, "arguments": self.arguments}, ensure_ascii=False)
-        return f"{TOOL_CALL_START}\n{body}\n{TOOL_CALL_END}"
+    def as_json(self) -> str:
+        """The call as the engine wants it, without spaces."""
+        return _compact({"name": self.name, "parameters": self.arguments})
 
 
 @dataclass(frozen=True)
@@ -74,92 +81,83 @@ class Piece:
     learned: bool
 
 
-def _system_pieces(conversation: Conversation) -> tuple[list[Piece], int]:
-    """The opening system turn and the number of messages that it used up."""
-    first = conversation.messages[0]
-    own = first.content if first.role == "system" else ""
-    used = 1 if first.role == "system" else 0
-    if not conversation.tools:
-        if not used:
-            return [], 0
-        return [Piece(f"{TURN_START}system\n{own}{TURN_END}\n", learned=False)], used
-    lines = "".join("\n" + json.dumps(tool, ensure_ascii=False) for tool in conversation.tools)
-    lead = f"{own}\n\n" if own else ""
-    text = f"{TURN_START}system\n{lead}{TOOL_PREAMBLE}{lines}\n</tools>{TURN_END}\n"
-    return [Piece(text, learned=False)], used
-
-
-def _assistant_body(message: Message) -> str:
-    calls = "\n".join(call.text() for call in message.calls)
-    if message.content and calls:
-        return f"{message.content}\n{calls}"
-    return message.content or calls
-
-
 def render(conversation: Conversation) -> list[Piece]:
-    """The whole conversation as pieces, each assistant turn split at what is learned."""
-    pieces, used = _system_pieces(conversation)
-    messages = conversation.messages[used:]
-    for index, message in enumerate(messages):
+    """The conversation as the runs of text that the engine tokenises one by one."""
+    pieces: list[Piece] = []
+    messages = conversation.messages
+    if conversation.tools:
+        own = messages[0].content if messages[0].role == "system" else ""
+        messages = messages[1:] if own else messages
+        pieces += _tools_turn(own, conversation.tools)
+    for message in messages:
         if message.role == "assistant":
-            pieces.append(Piece(f"{TURN_START}assistant\n", learned=False))
-            pieces.append(Piece(_assistant_body(message) + TURN_END, learned=True))
-            pieces.append(Piece("\n", learned=False))
+            pieces += _assistant_turn(message, framed=bool(conversation.tools))
         elif message.role == "tool":
-            before = messages[index - 1].role == "tool" if index else False
-            after = index + 1 < len(messages) and messages[index + 1].role == "tool"
-            head = "" if before else f"{TURN_START}user"
-            tail = "" if after else f"{TURN_END}\n"
-            body = f"\n<tool_response>\n{message.content}\n</tool_response>"
-            pieces.append(Piece(head + body + tail, learned=False))
+            pieces += _fixed(f"{TURN_START}user\n<tool_response>\n", message.content)
+            pieces += _fixed(f"\n</tool_response>{TURN_END}\n")
         else:
-            text = f"{TURN_START}{message.role}\n{message.content}{TURN_END}\n"
-            pieces.append(Piece(text, learned=False))
+            pieces += _fixed(f"{TURN_START}{message.role}\n", message.content, f"{TURN_END}\n")
     return pieces
 
 
-CHAT_TEMPLATE = (
-    "{%- if tools %}"
-    "{{- '<|im_start|>system\\n' }}"
-    "{%- if messages[0]['role'] == 'system' %}"
-    "{{- messages[0]['content'] + '\\n\\n' }}"
-    "{%- endif %}"
-    "{{- '# Tools\\nCall a function inside <tool_call></tool_call> when one fits.\\n<tools>' }}"
-    "{%- for tool in tools %}"
-    "{{- '\\n' }}{{- tool | tojson }}"
-    "{%- endfor %}"
-    "{{- '\\n</tools><|im_end|>\\n' }}"
-    "{%- elif messages[0]['role'] == 'system' %}"
-    "{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}"
-    "{%- endif %}"
-    "{%- for message in messages %}"
-    "{%- if message.role == 'user' or (message.role == 'system' and not loop.first) %}"
-    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
-    "{%- elif message.role == 'assistant' %}"
-    "{{- '<|im_start|>assistant' }}"
-    "{%- if message.content %}{{- '\\n' + message.content }}{%- endif %}"
-    "{%- if message.tool_calls %}"
-    "{%- for tool_call in message.tool_calls %}"
-    "{%- if tool_call.function is defined %}"
-    "{%- set tool_call = tool_call.function %}"
-    "{%- endif %}"
-    '{{- \'\\n<tool_call>\\n{"name": "\' + tool_call.name + \'", "arguments": \' }}'
-    "{%- if tool_call.arguments is string %}{{- tool_call.arguments }}"
-    "{%- else %}{{- tool_call.arguments | tojson }}{%- endif %}"
-    "{{- '}\\n</tool_call>' }}"
-    "{%- endfor %}"
-    "{%- endif %}"
-    "{{- '<|im_end|>\\n' }}"
-    "{%- elif message.role == 'tool' %}"
-    "{%- if loop.index0 == 0 or messages[loop.index0 - 1].role != 'tool' %}"
-    "{{- '<|im_start|>user' }}"
-    "{%- endif %}"
-    "{{- '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}"
-    "{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}"
-    "{{- '<|im_end|>\\n' }}"
-    "{%- endif %}"
-    "{%- endif %}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
-)
-"""The same format for the engine (Jinja, within what its template engine knows)."""
+def _tools_turn(own: str, tools: tuple[dict[str, Any], ...]) -> list[Piece]:
+    listed = _compact(list(tools))
+    if not own:
+        return _fixed(f"{TURN_START}system\n{TOOLS_TITLE}", listed, f"{TURN_END}\n")
+    return _fixed(f"{TURN_START}system\n", own, f"\n\n{TOOLS_TITLE}", listed, f"{TURN_END}\n")
+
+
+def _assistant_turn(message: Message, *, framed: bool) -> list[Piece]:
+    if message.calls:
+        calls = ",".join(call.as_json() for call in message.calls)
+        body = f"{TOOL_CALL_START}[{calls}]{TOOL_CALL_END}"
+    else:
+        body = (MESSAGE_FRAME if framed else "") + message.content
+    pieces = _fixed(f"{TURN_START}assistant\n")
+    return [*pieces, Piece(body + TURN_END, learned=True), *_fixed("\n")]
+
+
+def _fixed(*texts: str) -> list[Piece]:
+    return [Piece(text, learned=False) for text in texts]
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+CHAT_TEMPLATE = """{%- for message in messages %}
+{%- if message.role == 'assistant' %}
+{{- '<|im_start|>assistant\\n' }}
+{%- if message.tool_calls %}
+{%- for call in message.tool_calls %}
+{{- '<tool_call>[{"name":"' + call.function.name + '","parameters":' }}
+{{- call.function.arguments | tojson }}
+{{- '}]</tool_call>' }}
+{%- endfor %}
+{%- elif message.content %}
+{{- message.content }}
+{%- endif %}
+{{- '<|im_end|>\\n' }}
+{%- elif message.role == 'tool' %}
+{{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
+{%- elif message.role == 'system' %}
+{%- set parts = message.content.split('Tool calling protocol for this conversation:\\nAvailable tools:\\n') %}
+{%- if parts | length > 1 %}
+{%- set rest = parts[1].split('\\nTo call tools, emit') %}
+{{- '<|im_start|>system\\n' + parts[0] + 'Tools:\\n' + rest[0] + '<|im_end|>\\n' }}
+{%- else %}
+{{- '<|im_start|>system\\n' + message.content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- elif message.role == 'developer' %}
+{{- '<|im_start|>system\\n' + message.content + '<|im_end|>\\n' }}
+{%- else %}
+{{- '<|im_start|>user\\n' + message.content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- endif %}"""
+"""The same format for the engine: Jinja, within what its template engine knows.
+
+It knows ``split`` and ``length``, but neither ``in`` nor ``replace`` for strings.
+"""

@@ -60,11 +60,12 @@ JOBS = (
 ).split()
 
 _ONSETS = (
+    "b d f g h j k l m n p r s t v w z "
     "b c d f g h j k l m n p r s t v w z br bl ch cl cr dr fl fr gl gr kl kr pl pr qu sh sk sl sn sp st str "
     "sw th tr tw vr wh"
 ).split()
 _VOWELS = "a e i o u a e i o u ai au ea ee ei ia ie io oa oo ou ue y".split()
-_CODAS = ["", "", "", *"b d g k l m n p r s t x ck ft ld lf lm lt mp nd ng nk nt rd rk rn rt sk st th".split()]
+_CODAS = [*([""] * 14), *"b d g k l m n p r s t x ck ft ld lf lm lt mp nd ng nk nt rd rk rn rt sk st th".split()]
 
 
 def is_held_back(word: str) -> bool:

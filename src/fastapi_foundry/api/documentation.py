@@ -1,0 +1,106 @@
+"""The OpenAPI document: what the routes say of themselves, with the schemas of the bodies that they parse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from fastapi_foundry.wire import native, openai
+
+__all__ = ["event_stream", "json_body", "native_errors", "openai_errors", "operation_id", "use_own_openapi"]
+
+TITLE: Final = "FastAPI Foundry"
+DESCRIPTION: Final = (
+    "A dependable, OpenAI-compatible gateway in front of Microsoft Foundry Local. Everything under `/v1` is OpenAI's "
+    "API; everything under `/api/v1` is the native one. Every answer carries `x-request-id`."
+)
+
+_TEMPLATE: Final = "#/components/schemas/{model}"
+_BODIES: Final[tuple[type[BaseModel], ...]] = (
+    openai.ChatCompletionRequest,
+    openai.CompletionRequest,
+    openai.EmbeddingRequest,
+    native.GenerateRequest,
+    native.BatchRequest,
+)
+_NATIVE_ERRORS: Final = {
+    400: "The input is wrong; `detail` says how, `param` where.",
+    403: "Foreign Host or Origin.",
+    404: "No such model.",
+    408: "The engine did not answer within the limit.",
+    413: "The body is larger than `fastapi_server.max_body_bytes`.",
+    429: "Too many requests wait already; see `Retry-After`.",
+    500: "Something unexpected; the details are in the log.",
+    502: "The engine broke.",
+    503: "The engine or the model cannot be used now.",
+}
+_OPENAI_ERRORS: Final = {408: None, 504: "The engine did not answer within the limit."}
+
+
+def native_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Documents failures of a route under ``/api/v1``; 403 and 500 are always among them."""
+    every = sorted({403, 500, *statuses})
+    return {status: {"description": _NATIVE_ERRORS[status], "model": native.Problem} for status in every}
+
+
+def openai_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Documents failures of a route under ``/v1``; 403 and 500 are always among them."""
+    described = {**_NATIVE_ERRORS, **_OPENAI_ERRORS}
+    every = sorted({403, 500, *statuses})
+    return {status: {"description": described[status], "model": openai.ErrorEnvelope} for status in every}
+
+
+def json_body(model: type[BaseModel], examples: Mapping[str, Any]) -> dict[str, Any]:
+    """``openapi_extra`` of a route that parses its own body; ``examples`` maps a summary to a body."""
+    named = {name.replace(" ", "_"): {"summary": name, "value": value} for name, value in examples.items()}
+    schema = {"$ref": _TEMPLATE.format(model=model.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": named}}}}
+
+
+def event_stream(description: str, model: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
+    """Documents the 200 of a route that answers as JSON or, when asked to, as a stream."""
+    content: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
+    if model is None:
+        content["application/json"] = {"schema": {"type": "object"}}
+    answer: dict[str, Any] = {"description": description, "content": content}
+    return {200: answer if model is None else answer | {"model": model}}
+
+
+def operation_id(route: APIRoute) -> str:
+    """The name of the function that answers, which is unique among our routes."""
+    return route.name
+
+
+def use_own_openapi(app: FastAPI) -> None:
+    """Let ``app`` make its document in our way, once, when it is first asked for."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schemas: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
+    _, definitions = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_TEMPLATE)
+    schemas |= definitions.get("$defs", {})
+    for operation in _operations(document):
+        # FastAPI announces it for every parameter; ours are 400 in our own form.
+        operation.get("responses", {}).pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    return document
+
+
+def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [operation for path in document["paths"].values() for operation in path.values()]

@@ -1,0 +1,176 @@
+"""What every request passes, as pure ASGI: its id, its place in the log, and what it must not be.
+
+``RequestContext`` is the outermost: it also catches what nobody expected. ``Guards`` is inside it, so
+that a refused request is logged and has an id like any other.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fastapi_foundry.api.hosts import HostRule, is_same_origin
+from fastapi_foundry.api.interruption import ClientGoneError
+from fastapi_foundry.api.problems import problem_response
+from fastapi_foundry.errors import BodyTooLargeError, ForbiddenError, FoundryError, InvalidInputError
+from fastapi_foundry.observability.context import request_id as request_id_variable
+from fastapi_foundry.observability.logging import get_logger
+
+__all__ = ["Guards", "RequestContext"]
+
+logger = get_logger(__name__)
+
+_SANE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_CLIENT_CLOSED_REQUEST: Final = 499  # nginx's number for a client that left; only ever seen in the log
+_UNMATCHED: Final = "(unmatched)"
+
+_EVERY_ANSWER: Final = [(b"x-content-type-options", b"nosniff"), (b"x-fastapi-foundry-role", b"gateway")]
+_CSP: Final = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    b"connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+_HTML: Final = [
+    (b"content-security-policy", _CSP),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+]
+
+
+class RequestContext:
+    """Gives each request an id, adds the headers of every answer, and writes the access log.
+
+    Args:
+        clock: Seconds; only differences count.
+    """
+
+    def __init__(self, app: ASGIApp, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; lifespan messages pass untouched."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = self._clock()
+        request_id = _incoming_id(scope) or f"req_{uuid.uuid4().hex}"
+        scope["request_id"] = request_id
+        token = request_id_variable.set(request_id)
+        status = 0
+        extra = [(b"x-request-id", request_id.encode()), *_EVERY_ANSWER]
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = message.get("headers", [])
+                html = _HTML if _is_html(headers) else ()
+                message["headers"] = [*headers, *extra, *_missing(headers, html)]
+            await send(message)
+
+        logger.debug("request received", method=scope["method"], raw_path=scope["path"])
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except ClientGoneError:
+            status = _CLIENT_CLOSED_REQUEST
+        except FoundryError as fact:
+            # Raised by a middleware, outside of the application's own handlers.
+            logger.warning("request refused", error=fact.message, code=fact.code, raw_path=scope["path"])
+            await self._answer(scope, receive, send_with_headers, fact, begun=bool(status))
+        # The last line of defence: whatever this was, the client gets its status, and the log the trace.
+        except Exception as error:
+            logger.exception("request crashed", method=scope["method"], route=_route(scope))
+            await self._answer(scope, receive, send_with_headers, error, begun=bool(status))
+        finally:
+            duration = self._clock() - begun
+            logger.log_api_request(scope["method"], _route(scope), status or 500, duration)
+            request_id_variable.reset(token)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, error: Exception, *, begun: bool) -> None:
+        if begun:
+            # Too late for an answer; an open end tells the client that it does not have all of it.
+            raise error
+        await problem_response(scope["path"], error)(scope, receive, send)
+
+
+class Guards:
+    """Refuses foreign hosts and origins, and bodies that are too large.
+
+    Args:
+        host_rule: Which ``Host`` headers are ours.
+        max_body_bytes: Longest body that is taken.
+    """
+
+    def __init__(self, app: ASGIApp, *, host_rule: HostRule, max_body_bytes: int) -> None:
+        self._app = app
+        self._host_rule = host_rule
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass or raise why not."""
+        if scope["type"] == "http":
+            headers: dict[bytes, bytes] = dict(scope["headers"])
+            self._check_host_and_origin(scope, headers)
+            receive = self._bounded(headers, receive)
+        await self._app(scope, receive, send)
+
+    def _check_host_and_origin(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        host = headers.get(b"host", b"").decode("latin-1")
+        if not self._host_rule.allows(host):
+            raise ForbiddenError("The Host header does not name this server.")
+        origin = headers.get(b"origin")
+        if origin is None or scope["method"] in _SAFE_METHODS:
+            return
+        if not is_same_origin(origin.decode("latin-1"), host):
+            raise ForbiddenError("Pages of another origin may not do this.")
+
+    def _bounded(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
+        limit = self._max_body_bytes
+        if length := headers.get(b"content-length"):
+            if not length.isdigit():
+                raise InvalidInputError("The Content-Length header is not a number.")
+            if int(length) > limit:
+                raise BodyTooLargeError(limit)
+            # The server holds the client to the length that it announced.
+            return receive
+        if b"transfer-encoding" not in headers:
+            return receive
+        received = 0
+
+        async def bounded_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise BodyTooLargeError(limit)
+            return message
+
+        return bounded_receive
+
+
+def _incoming_id(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return value.decode() if _SANE_REQUEST_ID.fullmatch(value) else None
+    return None
+
+
+def _is_html(headers: list[Any]) -> bool:
+    return any(name.lower() == b"content-type" and value.startswith(b"text/html") for name, value in headers)
+
+
+def _missing(headers: list[Any], wanted: Any) -> list[Any]:
+    """Those of ``wanted`` that the answer does not set itself."""
+    present = {name.lower() for name, _ in headers} if wanted else ()
+    return [pair for pair in wanted if pair[0] not in present]
+
+
+def _route(scope: Scope) -> str:
+    route = scope.get("route")
+    return getattr(route, "path_format", None) or getattr(route, "path", None) or _UNMATCHED

@@ -1,0 +1,22 @@
+"""One module per resource. ``all_routers`` is the whole table, in the order in which paths are matched."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from fastapi_foundry.api.routes import foundry, generate, health, models, openai, openai_models, version
+
+__all__ = ["all_routers"]
+
+
+def all_routers() -> tuple[APIRouter, ...]:
+    """Every router of the API."""
+    return (
+        openai.router,
+        openai_models.router,
+        generate.router,
+        models.router,
+        health.router,
+        foundry.router,
+        version.router,
+    )

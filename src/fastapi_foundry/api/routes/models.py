@@ -1,0 +1,58 @@
+"""The native model routes: the list with states, load and unload."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fastapi_foundry.api.access import services_of
+from fastapi_foundry.api.documentation import native_errors
+from fastapi_foundry.api.interruption import interruptible
+from fastapi_foundry.api.problems import JSONBytes
+from fastapi_foundry.engines.base import ModelCard
+from fastapi_foundry.wire.native import ModelOperation, NativeModelList
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/api/v1/models", tags=["Models"])
+
+_ERRORS: Final = native_errors(400, 404, 408, 429, 502, 503)
+
+
+@router.get("", response_model=NativeModelList, responses=native_errors(408, 502, 503))
+async def list_native_models(request: Request) -> Response:
+    """Every usable model with its state."""
+    cards = await services_of(request).models.cards()
+    models = [_entry(card) for card in cards]
+    return JSONBytes(orjson.dumps({"success": True, "models": models, "count": len(models)}))
+
+
+@router.post("/{model_id:path}/load", response_model=ModelOperation, responses=_ERRORS)
+async def load_model(request: Request, model_id: str) -> Response:
+    """Load a model and wait until it is ready."""
+    services = services_of(request)
+    async with interruptible(request.receive, services.stopping):
+        answer = await services.models.load(model_id)
+    return _operation(model_id, answer)
+
+
+@router.post("/{model_id:path}/unload", response_model=ModelOperation, responses=_ERRORS)
+async def unload_model(request: Request, model_id: str) -> Response:
+    """Unload a model and wait until its memory is returned."""
+    services = services_of(request)
+    async with interruptible(request.receive, services.stopping):
+        answer = await services.models.unload(model_id)
+    return _operation(model_id, answer)
+
+
+def _operation(model_id: str, answer: dict[str, Any]) -> Response:
+    return JSONBytes(orjson.dumps({"success": True, "model": model_id, "status": "done"} | answer))
+
+
+def _entry(card: ModelCard) -> dict[str, Any]:
+    own = {"id": card.id, "state": card.state, "owned_by": card.owned_by, "created": card.created}
+    return own | {key: value for key, value in card.extra.items() if key not in own}

@@ -1,0 +1,37 @@
+"""OpenAI's model list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fastapi_foundry.api.access import services_of
+from fastapi_foundry.api.documentation import openai_errors
+from fastapi_foundry.api.problems import JSONBytes
+from fastapi_foundry.engines.base import ModelCard
+from fastapi_foundry.wire.openai import Model, ModelList, model_entry
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+
+@router.get("/models", response_model=ModelList, responses=openai_errors(502, 503, 504))
+async def list_models(request: Request) -> Response:
+    """Every model that can be used now."""
+    cards = await services_of(request).models.cards()
+    return JSONBytes(orjson.dumps({"object": "list", "data": [_entry(card) for card in cards]}))
+
+
+@router.get("/models/{model_id:path}", response_model=Model, responses=openai_errors(404, 502, 503, 504))
+async def retrieve_model(request: Request, model_id: str) -> Response:
+    """One model, by its id or alias."""
+    return JSONBytes(orjson.dumps(_entry(await services_of(request).models.get(model_id))))
+
+
+def _entry(card: ModelCard) -> dict[str, Any]:
+    return model_entry(card.id, card.created, card.owned_by, card.state, card.extra)

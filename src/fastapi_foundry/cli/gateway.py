@@ -1,0 +1,82 @@
+"""The running gateway, as this CLI finds it: ``gateway.json`` in the home says where ``serve`` listens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from fastapi_foundry import errors
+from fastapi_foundry.cli.http import HttpApi
+
+if TYPE_CHECKING:
+    from fastapi_foundry.settings import Settings
+
+__all__ = ["FoundGateway", "find_gateway", "gateway_file"]
+
+_PROBE_TIMEOUT_S: Final = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class FoundGateway:
+    """A running gateway: its base URL and what its health says."""
+
+    url: str
+    health: dict[str, Any]
+
+    def api(self, timeout_s: float = 10.0) -> HttpApi:
+        """A client for it; ``timeout_s`` bounds each wait for bytes."""
+        return HttpApi(self.url, timeout_s=timeout_s)
+
+
+def find_gateway(settings: Settings) -> FoundGateway | None:
+    """The running gateway, or None; takes 1.5 s per address that accepts and stays silent."""
+    host = settings.fastapi_server.host
+    shown = "127.0.0.1" if host in {"0.0.0.0", "::", ""} else f"[{host}]" if ":" in host else host  # noqa: S104 - compared, not bound
+    urls = [*_recorded(settings.home), f"http://{shown}:{settings.fastapi_server.port}"]
+    for url in dict.fromkeys(urls):
+        api = HttpApi(url, timeout_s=_PROBE_TIMEOUT_S)
+        try:
+            health = api.get("/api/v1/health")
+        except errors.FoundryError:
+            continue
+        if isinstance(health, dict) and "foundry_status" in health:
+            return FoundGateway(api.url, health)
+    return None
+
+
+@contextmanager
+def gateway_file(home: Path) -> Iterator[Any]:
+    """Yield a function that records the gateway's URL; leaving removes the record if it is still this process's."""
+    path = home / "gateway.json"
+
+    def record(url: str) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}.tmp")
+        fresh.write_bytes(orjson.dumps({"url": url, "pid": os.getpid()}))
+        fresh.replace(path)
+
+    try:
+        yield record
+    finally:
+        if _content(path).get("pid") == os.getpid():
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+
+def _recorded(home: Path) -> list[str]:
+    url = _content(home / "gateway.json").get("url")
+    return [url] if isinstance(url, str) else []
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}

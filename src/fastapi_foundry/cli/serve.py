@@ -1,0 +1,72 @@
+"""``fastapi-foundry serve``: the gateway, in the foreground."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastapi_foundry.cli.options import Invocation, JsonFlag, invocation
+from fastapi_foundry.cli.terminal import Terminal, clean_line
+
+if TYPE_CHECKING:
+    from fastapi_foundry.settings import Settings
+
+__all__ = ["serve"]
+
+
+def serve(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes any free one.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Configuration file, as before the command.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Start everything and serve the API and the chat page until Ctrl-C."""
+    options = invocation(ctx)
+    if config is not None:
+        options = Invocation(config=config, debug=options.debug)
+    settings = options.settings({"fastapi_server.host": host, "fastapi_server.port": port})
+    from fastapi_foundry.app import serve as run_gateway  # noqa: PLC0415 - the whole gateway
+    from fastapi_foundry.cli.gateway import gateway_file  # noqa: PLC0415 - --help need not pay for it
+
+    terminal = Terminal(json=as_json)
+
+    def ready(url: str) -> None:
+        record(url)
+        if as_json:
+            import orjson  # noqa: PLC0415 - as settings
+
+            sys.stdout.write(orjson.dumps({"event": "ready", "url": url, "pid": os.getpid()}).decode() + "\n")
+            sys.stdout.flush()
+        else:
+            terminal.say(_banner(url, settings))
+
+    with gateway_file(settings.home) as record:
+        run_gateway(settings, ready, config_path=options.config)
+
+
+def _banner(url: str, settings: Settings) -> str:
+    model = clean_line(settings.foundry_ai.default_model)
+    lines = [
+        "",
+        "  FastAPI Foundry is ready.",
+        "",
+        f"  Open        {url}",
+        f"  OpenAI API  {url}/v1",
+        f"  API docs    {url}/docs",
+        f"  Model       {model}",
+    ]
+    if model.startswith("foundry-demo"):
+        lines += [
+            "              This bundled model is a demonstration: tiny, and good for trying things out only.",
+            "              A real one: fastapi-foundry model list --catalog",
+        ]
+    return "\n".join([*lines, "", "  Ctrl-C stops it.", ""])

@@ -1,0 +1,99 @@
+"""``fastapi-foundry status`` and ``version``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from fastapi_foundry import __version__
+from fastapi_foundry.cli import exits
+from fastapi_foundry.cli.options import JsonFlag, invocation
+from fastapi_foundry.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from fastapi_foundry.cli.background import FoundService
+    from fastapi_foundry.settings import Settings
+
+__all__ = ["status", "version"]
+
+
+def version(as_json: JsonFlag = False) -> None:
+    """Show the version of this program and of Python."""
+    terminal = Terminal(json=as_json)
+    python = ".".join(map(str, sys.version_info[:3]))
+    terminal.document({"version": __version__, "python": python})
+    terminal.say(f"fastapi-foundry {__version__} (Python {python})")
+
+
+def status(ctx: typer.Context, as_json: JsonFlag = False) -> None:
+    """Show the gateway, the service, the models and how they were found, with what to do if one is missing."""
+    from fastapi_foundry.cli import background  # noqa: PLC0415 - --help need not pay for it
+    from fastapi_foundry.cli.gateway import find_gateway  # noqa: PLC0415 - as above
+    from fastapi_foundry.cli.model import local_models  # noqa: PLC0415 - as above
+
+    terminal = Terminal(json=as_json)
+    settings = invocation(ctx).settings()
+    gateway = find_gateway(settings)
+    tried = [(how, url, background.probe(url)) for how, url in background.candidates(settings)]
+    service = next((found for _, _, found in tried if found is not None), None)
+    models = local_models(ctx)
+    remedies = _remedies(settings, service, gateway is not None)
+    terminal.document(
+        {
+            "gateway": {"running": True, "url": gateway.url, **gateway.health} if gateway else {"running": False},
+            "service": {"running": True, **service.status, "url": service.url} if service else {"running": False},
+            "models": models,
+            "default_model": settings.foundry_ai.default_model,
+            "discovery": [
+                {"step": how, "address": url, "outcome": "found" if found else "nothing of ours answers"}
+                for how, url, found in tried
+            ],
+            "remedies": remedies,
+        }
+    )
+    health = gateway.health if gateway else {}
+    terminal.fields(
+        [
+            ("Gateway", f"{health.get('status')} at {gateway.url}" if gateway else "not running"),
+            ("Service", _service_words(service)),
+            ("Models", _model_words(models)),
+            ("Default model", settings.foundry_ai.default_model),
+            ("Home", settings.home),
+        ]
+    )
+    terminal.say("\nWhere the service was looked for:")
+    for how, url, found in tried:
+        terminal.say(f"  {how.replace('_', ' '):<13} {url}  {'found' if found else 'nothing of ours answers'}")
+    for remedy in remedies:
+        terminal.say(f"\n{remedy}")
+    if service is None:
+        raise typer.Exit(exits.NOT_RUNNING)
+
+
+def _service_words(service: FoundService | None) -> str:
+    if service is None:
+        return "not running"
+    runners = service.status.get("runners")
+    loaded = len(runners) if isinstance(runners, list) else 0
+    return f"running at {service.url} (process {service.pid}, {loaded} loaded)"
+
+
+def _model_words(models: list[dict[str, Any]]) -> str:
+    names = ", ".join(str(model.get("id")) for model in models[:5])
+    return f"{len(models)} on this machine" + (f": {names}" if names else "") + (" ..." if len(models) > 5 else "")  # noqa: PLR2004 - as above
+
+
+def _remedies(settings: Settings, service: FoundService | None, gateway_runs: bool) -> list[str]:
+    remedies = []
+    if service is None and settings.foundry_ai.base_url:
+        remedies.append(
+            f"foundry_ai.base_url points to {settings.foundry_ai.base_url}, and no service of ours answers there. "
+            "Start that engine, or remove the setting (FOUNDRY_BASE_URL) to use the local service."
+        )
+    elif service is None:
+        remedies.append("To start the service: fastapi-foundry service start")
+    if not gateway_runs:
+        remedies.append("To start the gateway and the chat page: fastapi-foundry serve")
+    return remedies

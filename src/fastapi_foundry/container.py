@@ -1,0 +1,28 @@
+"""What the edges get: every service, in one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi_foundry.engines.base import Engine
+from fastapi_foundry.services.batches import BatchesService
+from fastapi_foundry.services.health import HealthService
+from fastapi_foundry.services.inference import InferenceService
+from fastapi_foundry.services.models import ModelsService
+from fastapi_foundry.services.stopping import Stopping
+from fastapi_foundry.settings import Settings
+
+__all__ = ["Services"]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Made once by ``bootstrap``, shared by every request."""
+
+    settings: Settings
+    engine: Engine
+    models: ModelsService
+    inference: InferenceService
+    batches: BatchesService
+    health: HealthService
+    stopping: Stopping

@@ -1,0 +1,148 @@
+"""What a directory must hold to be a model, and what its files say about it. Blocks on the disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from fastapi_foundry.errors import ModelFilesError
+
+__all__ = ["CHAT", "EMBEDDINGS", "ModelFiles", "inspect", "split_id"]
+
+CHAT: Final = "chat-completion"
+EMBEDDINGS: Final = "embeddings"
+_MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
+_ID: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}(?::[0-9]{1,9})?$")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What a model's files say.
+
+    Attributes:
+        name: From ``inference_model.json``; empty where that is missing.
+        task: ``chat-completion`` or ``embeddings``.
+        tool_calling: Whether its chat template knows tools.
+        context_length: Tokens; 0 when the files do not say.
+        size_bytes: Of all files together.
+        created: Unix time of ``genai_config.json``.
+    """
+
+    name: str
+    task: str
+    tool_calling: bool
+    context_length: int
+    size_bytes: int
+    created: int
+
+
+def split_id(name: str, *, param: str = "name") -> tuple[str, int]:
+    """Alias and version of a model id; a name without a version has version 1.
+
+    Raises:
+        ModelFilesError: The name cannot be an id.
+    """
+    if not _ID.match(name) or ".." in name:
+        raise ModelFilesError(
+            f"'{name}' cannot be a model id: use letters, digits, '.', '_' and '-', and a version as in 'my-model:1'.",
+            param=param,
+        )
+    alias, _, version = name.partition(":")
+    return alias, int(version or 1)
+
+
+def inspect(path: Path) -> ModelFiles:
+    """Read a model directory.
+
+    Raises:
+        ModelFilesError: Something is missing or wrong; the message names each such file, without its directory.
+    """
+    if not path.is_dir():
+        raise ModelFilesError("There is no such directory.")
+    if (path / "download.tmp").exists():
+        raise ModelFilesError("Its download is not complete: it holds 'download.tmp'.")
+    config = _json_object(path / "genai_config.json")
+    model = config.get("model")
+    if not isinstance(model, dict):
+        raise ModelFilesError("'genai_config.json' has no object 'model'.")
+    missing = [name for name in (*_onnx_files(model), "tokenizer.json") if not (path / name).is_file()]
+    if missing:
+        raise ModelFilesError("The directory lacks " + ", ".join(f"'{name}'" for name in missing) + ".")
+    search = config.get("search")
+    context = model.get("context_length") or (search.get("max_length") if isinstance(search, dict) else None)
+    stat = (path / "genai_config.json").stat()
+    return ModelFiles(
+        name=_inference_name(path),
+        task=_task(model),
+        tool_calling="tools" in _chat_template(path),
+        context_length=context if isinstance(context, int) and context > 0 else 0,
+        size_bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        created=int(stat.st_mtime),
+    )
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ModelFilesError(f"'{path.name}' is too large to be what its name says.")
+        value = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelFilesError(f"The directory lacks '{path.name}'.") from None
+    except OSError as error:
+        raise ModelFilesError(f"'{path.name}' cannot be read: {error.strerror}.") from error
+    except orjson.JSONDecodeError as error:
+        raise ModelFilesError(f"'{path.name}' is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ModelFilesError(f"'{path.name}' is not a JSON object.")
+    return value
+
+
+def _onnx_files(model: Mapping[str, Any]) -> Iterator[str]:
+    """Every file that the parts of a model (decoder, embedding, vision, ...) name."""
+    found = False
+    for part in model.values():
+        if not isinstance(part, dict):
+            continue
+        if isinstance(part.get("filename"), str):
+            found = True
+            yield part["filename"]
+        for stage in part.get("pipeline") or ():
+            for step in stage.values() if isinstance(stage, dict) else ():
+                if isinstance(step, dict) and isinstance(step.get("filename"), str):
+                    found = True
+                    yield step["filename"]
+    if not found:
+        raise ModelFilesError("'genai_config.json' names no ONNX file.")
+
+
+def _task(model: Mapping[str, Any]) -> str:
+    decoder = model.get("decoder")
+    outputs = decoder.get("outputs") if isinstance(decoder, dict) else None
+    if isinstance(outputs, dict) and "hidden_states" in outputs and "logits" not in outputs:
+        return EMBEDDINGS
+    return CHAT
+
+
+def _chat_template(path: Path) -> str:
+    try:
+        return (path / "chat_template.jinja").read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        pass
+    try:
+        template = _json_object(path / "tokenizer_config.json").get("chat_template")
+    except ModelFilesError:
+        return ""
+    return template if isinstance(template, str) else str(template or "")
+
+
+def _inference_name(path: Path) -> str:
+    try:
+        name = _json_object(path / "inference_model.json").get("Name")
+    except ModelFilesError:
+        return ""
+    return name if isinstance(name, str) else ""

@@ -1,0 +1,287 @@
+"""The service's handle on one runner process: frames out, frames in, and the news of its end.
+
+Belongs to the event loop that started it; nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+import orjson
+
+from fastapi_foundry.daemon import frames
+from fastapi_foundry.daemon.runner_call import End, RunnerCall, end_from_frame
+from fastapi_foundry.errors import EngineFailedError, FoundryError
+
+__all__ = ["RunnerProcess", "RunnerStartError"]
+
+_TAIL_LINES: Final = 20
+_LAST_FRAMES_S: Final = 0.3
+_MAX_STDERR_LINE_BYTES: Final = 4096
+
+
+class RunnerStartError(Exception):
+    """A runner ended or reported a failure before it was ready.
+
+    Args:
+        message: In words, for the client.
+        crashed: Whether the process died rather than said why.
+    """
+
+    def __init__(self, message: str, *, crashed: bool) -> None:
+        super().__init__(message)
+        self.crashed = crashed
+
+
+class RunnerProcess(asyncio.SubprocessProtocol):
+    """A running runner; made by ``start``.
+
+    Attributes:
+        pid: Its process id.
+        ready: What its ready frame said.
+        tokens_generated: Tokens that its ended requests generated, cancelled ones included.
+        requests: Requests that have ended.
+        cancelled: How many of them were cancelled.
+    """
+
+    def __init__(self, on_exit: Callable[[RunnerProcess], None], on_stderr: Callable[[str], None]) -> None:
+        self.pid = 0
+        self.ready: dict[str, Any] = {}
+        self.tokens_generated = 0
+        self.requests = 0
+        self.cancelled = 0
+        self._on_exit = on_exit
+        self._on_stderr = on_stderr
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._stdin: asyncio.WriteTransport | None = None
+        self._calls: dict[int, RunnerCall] = {}
+        self._ids = itertools.count(1)
+        self._rest = b""
+        self._stderr_rest = b""
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        loop = asyncio.get_running_loop()
+        self._started: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._exited: asyncio.Future[int] = loop.create_future()
+        self._ending: FoundryError | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        init: dict[str, Any],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str],
+        on_exit: Callable[[RunnerProcess], None],
+        on_stderr: Callable[[str], None],
+    ) -> RunnerProcess:
+        """Start a runner and wait until it is ready.
+
+        Args:
+            init: The first frame.
+            timeout_s: How long it may take, in seconds; it is killed after that.
+            env: Its whole environment.
+            on_exit: Called once if it ends after it was ready, for whatever reason.
+            on_stderr: Called with each line of its stderr.
+
+        Raises:
+            RunnerStartError: It ended, failed, or was not ready in time.
+        """
+        loop = asyncio.get_running_loop()
+        transport, runner = await loop.subprocess_exec(
+            lambda: cls(on_exit, on_stderr),
+            sys.executable,
+            "-m",
+            "fastapi_foundry.daemon.runner",
+            env=dict(env),
+            **_apart_from_the_terminal(),
+        )
+        try:
+            runner.send(init)
+            async with asyncio.timeout(timeout_s):
+                runner.ready = await asyncio.shield(runner._started)  # noqa: SLF001 - its own class
+        except TimeoutError:
+            await runner.kill()
+            raise RunnerStartError(f"it was not ready within {timeout_s:g} s", crashed=False) from None
+        except BaseException:
+            await runner.kill()
+            raise
+        finally:
+            del transport
+        return runner
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended."""
+        return not self._exited.done()
+
+    @property
+    def last_words(self) -> str:
+        """The last line of its stderr that says something; for the log."""
+        return next((line for line in reversed(self._tail) if line.strip()), "")
+
+    @property
+    def status(self) -> int | None:
+        """Exit status, negative for a signal; None while it runs."""
+        return self._exited.result() if self._exited.done() else None
+
+    def call(self, operation: str, body: object, on_settled: Callable[[End], None] = lambda _end: None) -> RunnerCall:
+        """Send a request.
+
+        Args:
+            operation: ``chat``, ``embeddings``, ``count``, or the catalogue worker's.
+            body: What ``orjson`` can encode; an ``orjson.Fragment`` goes through untouched.
+            on_settled: Called once when the runner is done with it, cancelled or not, or has died.
+        """
+        call = RunnerCall(next(self._ids), self.send, on_settled)
+        if not self.alive or self._ending is not None:
+            call.settle(End(fact=self._ending or EngineFailedError("The engine's process has ended.")))
+            return call
+        self._calls[call.id] = call
+        self.send({"op": operation, "id": call.id, "body": body})
+        return call
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Write one frame; what is written to a dead runner is lost, and its death is announced otherwise."""
+        if self._stdin is not None and not self._stdin.is_closing():
+            self._stdin.write(frames.encode(message))
+
+    async def stop(self, reason: FoundryError) -> None:
+        """End it and wait until it has ended; what it was doing ends with ``reason``."""
+        self._ending = reason
+        self._settle_all(reason)
+        if self._stdin is not None:
+            self._stdin.close()
+        try:
+            async with asyncio.timeout(2.0):
+                await asyncio.shield(self._exited)
+        except TimeoutError:
+            await self.kill()
+
+    async def kill(self) -> None:
+        """End it at once and wait until it has ended."""
+        if self._transport is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._transport.kill()
+        await asyncio.shield(self._exited)
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The process was started."""
+        # uvloop's transports are of no asyncio class, so casts it is.
+        self._transport = cast("asyncio.SubprocessTransport", transport)
+        self.pid = self._transport.get_pid()
+        self._stdin = cast("asyncio.WriteTransport", self._transport.get_pipe_transport(0))
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Frames on its stdout, words on its stderr."""
+        if fd == 1:
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            try:
+                for line in lines:
+                    self._frame(line)
+            except (ValueError, KeyError, TypeError) as error:
+                self._distrust(f"it sent a frame that makes no sense: {error}")
+            if len(self._rest) > frames.MAX_LINE_BYTES:
+                self._distrust("it sent a frame without an end")
+            return
+        *lines, self._stderr_rest = (self._stderr_rest + data).split(b"\n")
+        if len(self._stderr_rest) > _MAX_STDERR_LINE_BYTES:
+            lines.append(self._stderr_rest)
+            self._stderr_rest = b""
+        for line in lines:
+            text = line[:_MAX_STDERR_LINE_BYTES].decode("utf-8", "replace").rstrip()
+            if text:
+                self._tail.append(text)
+                self._on_stderr(text)
+
+    def process_exited(self) -> None:
+        """The process has ended; its pipes may not have."""
+        # Its last frames may still be in the pipe; a grandchild that holds the pipe must not hold us.
+        asyncio.get_running_loop().call_later(_LAST_FRAMES_S, self._conclude)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Process and pipes have ended."""
+        del exc
+        self._conclude()
+
+    def _conclude(self) -> None:
+        """Announce the end, once."""
+        if self._exited.done():
+            return
+        transport = self._transport
+        status = transport.get_returncode() if transport is not None else None
+        if transport is not None:
+            transport.close()
+        was_ready = self._started.done() and not self._started.cancelled() and self._started.exception() is None
+        self._exited.set_result(status if status is not None else -1)
+        if not self._started.done():
+            self._started.set_exception(RunnerStartError(_end_in_words(status), crashed=True))
+            # Whoever waited may have gone; without this the loop would complain about an unread exception.
+            self._started.exception()
+        self._settle_all(
+            self._ending
+            or EngineFailedError(
+                "The engine's process ended unexpectedly while it worked on this request.", status=status
+            )
+        )
+        if was_ready:
+            self._on_exit(self)
+
+    def _distrust(self, reason: str) -> None:
+        """Kill a runner that no longer keeps to the protocol; its end is announced as any other."""
+        self._tail.append(reason)
+        if self._transport is not None:
+            self._transport.kill()
+
+    # Frames.
+
+    def _frame(self, line: bytes) -> None:
+        chunk = frames.split_chunk(line)
+        if chunk is not None:
+            call = self._calls.get(chunk[0])
+            if call is not None:
+                call.add_chunk(chunk[1])
+            return
+        message = orjson.loads(line)
+        event = message["event"]
+        if event == "ready":
+            self._started.set_result(message)
+        elif event == "failed":
+            if not self._started.done():
+                self._started.set_exception(RunnerStartError(message["message"], crashed=False))
+        else:
+            self._finish(message)
+
+    def _finish(self, message: dict[str, Any]) -> None:
+        call = self._calls.pop(message["id"], None)
+        end = end_from_frame(message)
+        self.tokens_generated += end.tokens
+        self.requests += 1
+        self.cancelled += end.cancelled
+        if call is not None:
+            call.settle(end)
+
+    def _settle_all(self, fact: FoundryError) -> None:
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            call.settle(End(fact=fact))
+
+
+def _end_in_words(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"the engine's process was ended by signal {-status}"
+    return f"the engine's process ended with status {status}"
+
+
+def _apart_from_the_terminal() -> dict[str, Any]:
+    if os.name == "nt":
+        return {"creationflags": 0x00000200}  # CREATE_NEW_PROCESS_GROUP
+    return {"start_new_session": True}

@@ -1,0 +1,375 @@
+"""Keep one engine at hand: find it, or start ours, watch it, and bring it back when it is lost.
+
+One task owns all mutable state of the life cycle. Everybody else reads snapshots, waits for the next
+settled transition, or asks for a check::
+
+                 ┌──────────────── nothing found, may not start ──────────────┐
+                 v                                                            │
+    ABSENT ──> discover ──found──> READY ──lost──> LOST ──> discover / start ─┤
+                 │                   ^                                        │
+                 └──none──> STARTING ┘<───────────────────────────────────────┘
+
+What was started here is ended here; nothing else ever is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from fastapi_foundry.engines.base import EngineState, EngineStatus
+from fastapi_foundry.engines.discovery import Discovery, Found
+from fastapi_foundry.engines.http_client import HttpClient
+from fastapi_foundry.engines.probe import EngineKind, ProbeResult, probe
+from fastapi_foundry.engines.process import ChildProcess, ChildStartError
+from fastapi_foundry.errors import EngineUnavailableError
+from fastapi_foundry.observability.logging import get_logger
+
+__all__ = ["RestartPolicy", "Starter", "Supervisor"]
+
+logger = get_logger(__name__)
+
+# A killed process closes its sockets a moment before its parent hears of its end.
+_END_NOTICE_S: Final = 0.2
+
+
+class Starter(Protocol):
+    """Starts our own service."""
+
+    async def __call__(self) -> ChildProcess:
+        """Start it and wait until it is ready; its ready line holds ``url``.
+
+        Raises:
+            ChildStartError: When it does not become ready.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """How eagerly a lost engine is looked for and started again; all in seconds.
+
+    Attributes:
+        first_delay_s: Before the second attempt; the first is immediate. Doubles with each failure.
+        max_delay_s: The longest pause while the budget lasts.
+        budget: Starts within ``window_s`` before it is called a crash loop.
+        window_s: See ``budget``.
+        slow_delay_s: Between attempts in a crash loop, and between searches when nothing may be started.
+        check_every_s: Between probes of a ready engine.
+        min_check_gap_s: Reports of a loss closer together than this share one probe.
+        probe_timeout_s: For each request of a probe.
+        silent_probes: So many silent probes in a row make an engine that accepts connections count as lost.
+    """
+
+    first_delay_s: float = 0.2
+    max_delay_s: float = 5.0
+    budget: int = 5
+    window_s: float = 60.0
+    slow_delay_s: float = 15.0
+    check_every_s: float = 5.0
+    min_check_gap_s: float = 0.05
+    probe_timeout_s: float = 2.0
+    silent_probes: int = 3
+
+
+class Supervisor:
+    """Owns the engine's life cycle; see the module's docstring.
+
+    Args:
+        client: For probes; its idle connections are dropped when the engine is lost.
+        discovery: None where nothing is to be looked for.
+        starter: None where nothing may be started.
+        base_url: An explicit address: then it alone is used, nothing is looked for or started.
+        policy: See ``RestartPolicy``.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        client: HttpClient,
+        *,
+        discovery: Discovery | None,
+        starter: Starter | None,
+        base_url: str | None = None,
+        policy: RestartPolicy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._discovery = discovery if base_url is None else None
+        self._starter = starter if base_url is None else None
+        self._base_url = base_url
+        self._policy = policy or RestartPolicy()
+        self._clock = clock
+        self._status = EngineStatus(EngineState.ABSENT, url=base_url, reason="not looked for yet")
+        self._kind = EngineKind.OPENAI
+        self._child: ChildProcess | None = None
+        self._starts: deque[float] = deque(maxlen=self._policy.budget + 1)
+        self._restarts = 0
+        self._in_vain = False
+        self._checks_asked = 0
+        self._checks_done = 0
+        self._wanted = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def status(self) -> EngineStatus:
+        """The last known status; never waits."""
+        return self._status
+
+    @property
+    def kind(self) -> EngineKind:
+        """What the engine is; meaningful once it is ready."""
+        return self._kind
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="engine supervisor")
+
+    async def aclose(self) -> None:
+        """End supervision, and the service if it was started here."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        self._settle(
+            EngineStatus(EngineState.ABSENT, url=self._base_url, reason="the gateway is stopping"), in_vain=True
+        )
+        await self._end_child()
+
+    async def wait_ready(self, timeout_s: float) -> EngineStatus:
+        """Wait until the engine is ready.
+
+        Raises:
+            EngineUnavailableError: After ``timeout_s`` seconds, or as soon as it is known to be in vain: nothing
+                was found and nothing may be started, or our own service does nothing but crash.
+        """
+        if not self._is_ready() and not self._in_vain:
+            await self._until(self._is_ready_or_in_vain, timeout_s)
+        if not self._is_ready():
+            self._wanted.set()  # whoever asks next may be luckier sooner
+            status = self._status
+            raise EngineUnavailableError(f"Foundry service unavailable: {status.reason}.", url=status.url)
+        return self._status
+
+    def report_lost(self, url: str) -> None:
+        """Say that a request to ``url`` failed; the engine is then checked soon, once for all that report."""
+        if url == self._status.url and self._task is not None:
+            self._checks_asked += 1
+            self._wanted.set()
+
+    async def recheck(self, url: str, timeout_s: float) -> EngineStatus:
+        """Report ``url`` as lost, wait for the check that follows, and then as ``wait_ready`` does."""
+        self.report_lost(url)
+        ticket = self._checks_asked
+        began = self._clock()
+        await self._until(lambda: self._checks_done >= ticket or self._status.url != url or self._in_vain, timeout_s)
+        return await self.wait_ready(max(0.0, timeout_s - (self._clock() - began)))
+
+    async def _until(self, is_true: Callable[[], bool], timeout_s: float) -> None:
+        """Wait until ``is_true`` after some transition, or until time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not is_true():
+                    await self._changed.wait()
+
+    def _is_ready(self) -> bool:
+        return self._status.state is EngineState.READY
+
+    def _is_ready_or_in_vain(self) -> bool:
+        return self._is_ready() or self._in_vain
+
+    # Below, everything runs in the one task.
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._obtain()
+                await self._watch()
+            except Exception:  # the loop must outlive what nobody foresaw
+                logger.exception("engine supervision stumbled and goes on")
+                self._settle(
+                    replace(self._status, state=EngineState.LOST, reason="supervision stumbled"), in_vain=False
+                )
+                await asyncio.sleep(self._policy.first_delay_s)
+
+    async def _obtain(self) -> None:
+        """Return when an engine is ready: the explicit one, one that was found, or ours."""
+        failures = 0
+        while True:
+            reason = await self._attempt(look_first=failures > 0 or not self._status.supervised)
+            if reason is None:
+                return
+            failures += 1
+            delay_s = self._delay_after(failures)
+            self._settle(
+                replace(self._status, state=self._missing_state(), reason=reason, pid=None), in_vain=self._hopeless()
+            )
+            logger.warning("engine unavailable", reason=reason, url=self._status.url, next_try_in_s=delay_s)
+            await self._pause(delay_s)
+
+    async def _attempt(self, *, look_first: bool) -> str | None:
+        """Try once; None when an engine is ready, else why there is none.
+
+        Args:
+            look_first: Look for a running one before ours is started; wasted time when ours has just died.
+        """
+        if self._base_url is not None:
+            seen = await self._probe(self._base_url)
+            if seen.kind is None:
+                return f"{self._base_url}: {seen.outcome}"
+            self._take(Found(self._base_url, "base_url", seen))
+            return None
+        if self._discovery is not None and look_first:
+            found = await self._discovery.find()
+            if found is not None:
+                self._take(found)
+                return None
+        if self._starter is None:
+            return "no running Foundry was found, and the settings do not allow to start one"
+        return await self._start_ours(self._starter)
+
+    async def _start_ours(self, starter: Starter) -> str | None:
+        tried = tuple(self._discovery.tried) if self._discovery is not None else ()
+        restarts, self._restarts = self._restarts, self._restarts + 1
+        starting = EngineStatus(
+            EngineState.STARTING,
+            reason="it is starting",
+            supervised=True,
+            found_by="started",
+            tried=tried,
+            restarts=restarts,
+        )
+        self._settle(starting, in_vain=self._hopeless())
+        self._starts.append(self._clock())
+        began = self._clock()
+        try:
+            child = await starter()
+        except ChildStartError as error:
+            return f"our service does not start ({error})"
+        self._child = child
+        url = str(child.ready.get("url", ""))
+        self._kind = EngineKind.OURS
+        self._settle(replace(starting, state=EngineState.READY, url=url, reason="", pid=child.pid), in_vain=False)
+        logger.info("service started", url=url, pid=child.pid, restarts=restarts, duration=self._clock() - began)
+        return None
+
+    def _take(self, found: Found) -> None:
+        tried = tuple(self._discovery.tried) if self._discovery is not None else ()
+        self._kind = found.kind
+        self._settle(
+            EngineStatus(EngineState.READY, found.url, found_by=found.found_by, pid=found.probe.pid, tried=tried),
+            in_vain=False,
+        )
+        logger.info("engine found", url=found.url, found_by=found.found_by, kind=str(found.kind), pid=found.probe.pid)
+
+    async def _watch(self) -> None:
+        """Return when the ready engine is lost."""
+        child = self._child
+        ended = asyncio.create_task(child.wait(), name="service end") if child is not None else None
+        try:
+            reason = None
+            while reason is None:
+                await self._until_due(ended)
+                if ended is None or not ended.done():
+                    reason = await self._check()
+                if ended is not None and (ended.done() or reason is not None):
+                    # That it has ended tells more than that its port is closed.
+                    await asyncio.wait([ended], timeout=_END_NOTICE_S)
+                    reason = self._how_it_ended() or reason
+        finally:
+            if ended is not None:
+                ended.cancel()
+        self._client.close_idle()
+        self._settle(replace(self._status, state=EngineState.LOST, reason=reason, pid=None), in_vain=False)
+        logger.critical("engine lost", url=self._status.url, reason=reason, supervised=self._status.supervised)
+        await self._end_child(polite_s=1.0)
+
+    async def _until_due(self, ended: asyncio.Task[int] | None) -> None:
+        """Wait until a check is due, asked for, or not needed because the child has ended."""
+        asked = asyncio.create_task(self._wanted.wait(), name="check asked for")
+        try:
+            await asyncio.wait(
+                [asked] if ended is None else [asked, ended],
+                timeout=self._policy.check_every_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            asked.cancel()
+
+    def _how_it_ended(self) -> str | None:
+        child = self._child
+        if child is None or child.returncode is None:
+            return None
+        return f"it ended with status {child.returncode}" + (f": {child.last_words}" if child.last_words else "")
+
+    async def _check(self) -> str | None:
+        """Probe the ready engine; why it counts as lost, or None."""
+        url = self._status.url or ""
+        ticket = self._checks_asked
+        self._wanted.clear()
+        seen = await self._probe(url)
+        for _ in range(self._policy.silent_probes - 1):
+            if not seen.silent:
+                break
+            seen = await self._probe(url)
+        if seen.kind is None:
+            return seen.outcome
+        self._kind = seen.kind
+        self._checks_done = ticket
+        self._announce()
+        await asyncio.sleep(self._policy.min_check_gap_s)
+        return None
+
+    async def _probe(self, url: str) -> ProbeResult:
+        return await probe(self._client, url, timeout_s=self._policy.probe_timeout_s)
+
+    async def _end_child(self, *, polite_s: float = 5.0) -> None:
+        child = self._child
+        if child is not None:
+            status = await child.stop(polite_s=polite_s)
+            self._child = None
+            logger.info("service ended", pid=child.pid, status=status)
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait; shorter where looking again costs nothing and somebody asks."""
+        if self._starter is not None:
+            await asyncio.sleep(delay_s)
+            return
+        self._wanted.clear()
+        await asyncio.sleep(self._policy.first_delay_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._wanted.wait()
+
+    def _missing_state(self) -> EngineState:
+        return EngineState.ABSENT if self._status.url is None else EngineState.LOST
+
+    def _hopeless(self) -> bool:
+        """Whether somebody who waits waits in vain, as far as can be known."""
+        return self._starter is None or self._is_crash_loop()
+
+    def _is_crash_loop(self) -> bool:
+        starts = self._starts
+        return len(starts) > self._policy.budget and self._clock() - starts[0] < self._policy.window_s
+
+    def _delay_after(self, failures: int) -> float:
+        if self._base_url is None and self._hopeless():
+            return self._policy.slow_delay_s
+        return min(self._policy.first_delay_s * 2.0 ** (failures - 1), self._policy.max_delay_s)
+
+    def _settle(self, status: EngineStatus, *, in_vain: bool) -> None:
+        self._status = status
+        self._in_vain = in_vain
+        self._checks_done = self._checks_asked
+        self._announce()
+
+    def _announce(self) -> None:
+        """Wake everybody who waits; they look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,12 @@
+"""What belongs to the request that is being served; every log record written meanwhile carries it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Final
+
+__all__ = ["request_id"]
+
+# Set by the edge (middleware) for the time of one request; tasks and threads made with
+# ``asyncio.to_thread`` inherit it.
+request_id: Final[ContextVar[str | None]] = ContextVar("fastapi_foundry_request_id", default=None)

@@ -1,0 +1,184 @@
+"""One log record, and how it reads: as a line of JSON and as a line of text."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from types import TracebackType
+from typing import Any, Final, Literal, NamedTuple
+
+import orjson
+
+from fastapi_foundry.errors import FoundryError
+from fastapi_foundry.observability.redaction import redacted, redacted_text
+
+__all__ = ["LEVEL_NAMES", "Event", "ExceptionInfo", "Record", "as_event", "as_json_line", "as_text_line"]
+
+ExceptionInfo = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None] | BaseException | None
+)
+Kind = Literal["", "api_request", "model_operation"]
+Event = dict[str, Any]
+
+LEVEL_NAMES: Final = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+    logging.CRITICAL: "critical",
+}
+# The names that a record has of its own; a field of the same name gets an underscore.
+_OWN: Final = frozenset(
+    {"timestamp", "ms", "level", "logger", "message", "process", "pid", "place", "exception", "error_context"}
+)
+_MAX_TRACEBACK: Final = 32_768  # characters
+_JSON_INTEGER_BITS: Final = 63
+
+
+class Record(NamedTuple):
+    """What the caller's thread hands to the writer's.
+
+    ``created`` is seconds since 1970; ``fields`` hold plain values; ``place`` is ``file.py:12`` in dev mode;
+    ``mode`` is the one of a logger that has its own.
+    """
+
+    created: float
+    level: int
+    logger: str
+    message: str
+    fields: dict[str, Any]
+    request_id: str | None
+    exception: ExceptionInfo = None
+    place: str | None = None
+    kind: Kind = ""
+    mode: str | None = None
+
+
+def as_event(record: Record, process: str, pid: int) -> Event:
+    """The record as the structured file shows it, redacted.
+
+    ``timestamp`` is exactly ``YYYY-MM-DDTHH:MM:SSZ``, for jq's ``fromdateiso8601``; ``ms`` holds the
+    milliseconds. ``api_path`` is on request records alone, and ``duration`` is a number or absent.
+    """
+    seconds = int(record.created)
+    event: Event = {
+        "timestamp": _timestamp(seconds),
+        "ms": int((record.created - seconds) * 1000),
+        "level": LEVEL_NAMES.get(record.level) or level_name(record.level),
+        "logger": record.logger,
+        "message": redacted_text(record.message),
+        "process": process,
+        "pid": pid,
+    }
+    if record.request_id is not None:
+        event["request_id"] = record.request_id
+    for name, value in record.fields.items():
+        event[_field_name(name, value, record.kind)] = redacted(name, value)
+    if record.place is not None:
+        event["place"] = record.place
+    if record.exception is not None:
+        _add_exception(event, record.exception)
+    return event
+
+
+def level_name(level: int) -> str:
+    """The nearest of our five levels at or below a foreign one."""
+    known = [number for number in LEVEL_NAMES if number <= level]
+    return LEVEL_NAMES[max(known, default=logging.DEBUG)]
+
+
+def as_json_line(event: Event) -> bytes:
+    """One line of JSON; never raises, whatever the values are."""
+    try:
+        return orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError:
+        # Lone surrogates and integers beyond 64 bits are all that plain values can fail with.
+        return orjson.dumps(_encodable(event), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def as_text_line(event: Event) -> str:
+    """``time level logger message field=value ...``, a traceback indented below it; ends with a newline.
+
+    Control characters are escaped, so no message can pretend to be another record or steer a terminal.
+    """
+    parts = [
+        f"{event['timestamp'][:-1]}.{event['ms']:03d}Z {event['level']:<8} {event['logger']}:",
+        _one_line(event["message"]),
+    ]
+    parts.extend(f"{_one_line(name)}={_shown(value)}" for name, value in event.items() if name not in _OWN)
+    if "place" in event:
+        parts.append(f"({event['place']})")
+    if "error_context" in event:
+        parts.append(f"error_context={_shown(event['error_context'])}")
+    line = " ".join(parts) + "\n"
+    if "exception" in event:
+        line += "".join(f"    {_one_line(row)}\n" for row in event["exception"].splitlines())
+    return line
+
+
+def _field_name(name: str, value: object, kind: Kind) -> str:
+    if name in _OWN or (name == "api_path" and kind != "api_request"):
+        return name + "_"
+    if name == "duration" and (isinstance(value, bool) or not isinstance(value, int | float)):
+        return "duration_"
+    return name
+
+
+def _add_exception(event: Event, given: ExceptionInfo) -> None:
+    error = given[1] if isinstance(given, tuple) else given
+    if error is None:
+        return
+    text = "".join(traceback.format_exception(error)).rstrip()
+    if len(text) > _MAX_TRACEBACK:
+        half = _MAX_TRACEBACK // 2
+        text = f"{text[:half]}\n… ({len(text) - 2 * half} characters left out)\n{text[-half:]}"
+    event["exception"] = redacted_text(text, _MAX_TRACEBACK + 100)
+    event.setdefault("error_type", type(error).__name__)
+    if isinstance(error, FoundryError) and error.context:
+        event["error_context"] = {name: redacted(name, _plain_text(value)) for name, value in error.context.items()}
+
+
+def _plain_text(value: object) -> object:
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+_last_timestamp: tuple[int, str] = (0, "1970-01-01T00:00:00Z")
+
+
+def _timestamp(seconds: int) -> str:
+    """Most records share their second with the one before."""
+    global _last_timestamp  # noqa: PLW0603 - one tuple, replaced as a whole; only the writer's thread comes here
+    if _last_timestamp[0] != seconds:
+        _last_timestamp = (seconds, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)))
+    return _last_timestamp[1]
+
+
+def _one_line(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        if value and value.isprintable() and " " not in value and '"' not in value and "=" not in value:
+            return value
+        return '"' + _one_line(value).replace('"', '\\"') + '"'
+    if isinstance(value, float):
+        return f"{value:.6g}" if abs(value) < 1e6 else repr(value)  # noqa: PLR2004 - microseconds are enough
+    if isinstance(value, dict | list):
+        return _one_line(as_json_line({"": value}).decode()[4:-2])
+    return str(value)
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(str(key)): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _JSON_INTEGER_BITS:
+        return str(value)
+    return value

@@ -1,0 +1,292 @@
+"""Generation and embeddings over the ``Engine`` port.
+
+OpenAI's requests go through as the client's bytes and come back as the engine's. The native API's are
+translated to one chat request. Every generation is logged with its tokens and its time, never with its text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from fastapi_foundry.engines.base import Engine
+from fastapi_foundry.errors import EngineFailedError, InvalidInputError, ModelNotFoundError, QueueFullError
+from fastapi_foundry.observability.logging import get_logger
+from fastapi_foundry.services.models import ModelsService
+from fastapi_foundry.services.relay import Relay, fact_from_error_event
+from fastapi_foundry.wire import sse
+from fastapi_foundry.wire.native import GenerateRequest
+from fastapi_foundry.wire.openai import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    with_usage_requested,
+)
+
+__all__ = ["GenerationEnd", "GenerationPiece", "InferenceDefaults", "InferenceService", "OpenAIRequest"]
+
+logger = get_logger(__name__)
+
+CHAT_PATH: Final = "/v1/chat/completions"
+_NO_USAGE: Final = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceDefaults:
+    """What the native API fills in: ``foundry_ai`` of the settings."""
+
+    model: str
+    temperature: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIRequest:
+    """A validated request of OpenAI's API together with the bytes that it came as."""
+
+    path: str
+    raw: bytes
+    parsed: dict[str, Any]
+    checked: ChatCompletionRequest | CompletionRequest | EmbeddingRequest
+    request_id: str
+
+    @property
+    def streams(self) -> bool:
+        """Whether the client asked for a stream."""
+        return not isinstance(self.checked, EmbeddingRequest) and bool(self.checked.stream)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationPiece:
+    """A piece of the model's text."""
+
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEnd:
+    """What a generation came to; ``duration`` in seconds, ``content`` empty when it was streamed."""
+
+    model: str
+    usage: dict[str, Any]
+    finish_reason: str | None
+    duration: float
+    content: str = ""
+
+
+@dataclass(slots=True)
+class _Record:
+    """What gets logged about one generation."""
+
+    model: str
+    path: str
+    begun: float
+    usage: dict[str, Any] = field(default_factory=dict)
+    status: str = "failed"
+    first_byte_s: float | None = None
+
+
+class InferenceService:
+    """The use cases of generation.
+
+    Args:
+        engine: What runs the models.
+        models: Knows which names exist.
+        defaults: For what a native request leaves out.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        models: ModelsService,
+        defaults: InferenceDefaults,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._models = models
+        self._defaults = defaults
+        self._clock = clock
+
+    async def complete(self, request: OpenAIRequest) -> bytes:
+        """Answer a request of OpenAI's API as a whole; the engine's bytes.
+
+        Raises:
+            ModelNotFoundError: When no model has that name.
+            FoundryError: What the engine found wrong, or what is wrong with the engine.
+        """
+        await self._models.require_known(request.checked.model)
+        with self._recorded(request) as record:
+            reply = await self._engine.post(request.path, request.raw, request_id=request.request_id)
+            record.usage = _usage_of(reply.body)
+            record.status = "ok"
+        return reply.body
+
+    @asynccontextmanager
+    async def stream(self, request: OpenAIRequest) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Stream the answer to a request of OpenAI's API: whole SSE frames, the engine's bytes.
+
+        Entering waits for the first bytes, so that an early failure is raised before anything is sent.
+        The usage frame is always asked of the engine, for the log, and kept from clients that did not ask for it.
+
+        Raises:
+            ModelNotFoundError: When no model has that name.
+            FoundryError: What the engine found wrong; while iterating, what went wrong since.
+        """
+        checked = request.checked
+        wants_usage = not isinstance(checked, EmbeddingRequest) and checked.usage_requested
+        await self._models.require_known(checked.model)
+        body = request.raw if wants_usage else _asking_for_usage(request)
+        with self._recorded(request) as record:
+            async with self._engine.stream(request.path, body, request_id=request.request_id) as reply:
+                relay = Relay(reply, hide_usage=not wants_usage)
+                try:
+                    await relay.begin()
+                    record.first_byte_s = self._clock() - record.begun
+                    async with aclosing(relay.frames()) as frames:
+                        yield frames
+                    record.status = "ok" if relay.ended_well else "failed"
+                finally:
+                    record.usage = relay.usage
+
+    async def generate(self, request: GenerateRequest, *, request_id: str) -> GenerationEnd:
+        """Generate a whole text.
+
+        Raises:
+            ModelNotFoundError: When no model has that name.
+            FoundryError: What the engine found wrong, or what is wrong with the engine.
+        """
+        begun = self._clock()
+        upstream = self._chat_request(request, request_id, stream=False)
+        answer = orjson.loads(await self.complete(upstream))
+        try:
+            choice = answer["choices"][0]
+            content = choice["message"].get("content") or ""
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise EngineFailedError("The engine's answer holds no text.") from error
+        return GenerationEnd(
+            model=str(answer.get("model") or upstream.checked.model),
+            usage=answer.get("usage") or dict(_NO_USAGE),
+            finish_reason=choice.get("finish_reason"),
+            duration=self._clock() - begun,
+            content=content,
+        )
+
+    @asynccontextmanager
+    async def generate_stream(
+        self, request: GenerateRequest, *, request_id: str
+    ) -> AsyncIterator[AsyncIterator[GenerationPiece | GenerationEnd]]:
+        """Generate a text piece by piece, with one ``GenerationEnd`` last; raises as ``stream`` does."""
+        begun = self._clock()
+        upstream = self._chat_request(request, request_id, stream=True)
+        async with (
+            self.stream(upstream) as frames,
+            aclosing(self._pieces(frames, upstream.checked.model, begun)) as pieces,
+        ):
+            yield pieces
+
+    async def _pieces(
+        self, frames: AsyncIterator[bytes], model: str, begun: float
+    ) -> AsyncGenerator[GenerationPiece | GenerationEnd, None]:
+        decoder = sse.SSEDecoder()
+        usage: dict[str, Any] = dict(_NO_USAGE)
+        finish_reason: str | None = None
+        async for chunk in frames:
+            for data in _events(decoder, chunk):
+                model, usage = data.get("model") or model, data.get("usage") or usage
+                for choice in data.get("choices") or ():
+                    finish_reason = choice.get("finish_reason") or finish_reason
+                    if content := (choice.get("delta") or {}).get("content"):
+                        yield GenerationPiece(content)
+        yield GenerationEnd(model=model, usage=usage, finish_reason=finish_reason, duration=self._clock() - begun)
+
+    def _chat_request(self, request: GenerateRequest, request_id: str, *, stream: bool) -> OpenAIRequest:
+        messages: list[dict[str, str]] = [{"role": "user", "content": request.prompt}]
+        if request.system:
+            messages.insert(0, {"role": "system", "content": request.system})
+        body: dict[str, Any] = {
+            "model": request.model or self._defaults.model,
+            "messages": messages,
+            "temperature": self._defaults.temperature if request.temperature is None else request.temperature,
+            "max_tokens": request.max_tokens or self._defaults.max_tokens,
+        }
+        body |= request.model_dump(include={"top_p", "seed", "stop"}, exclude_none=True)
+        if stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        checked = ChatCompletionRequest.model_validate(body)
+        return OpenAIRequest(CHAT_PATH, orjson.dumps(body), body, checked, request_id)
+
+    @contextmanager
+    def _recorded(self, request: OpenAIRequest) -> Iterator[_Record]:
+        """Log what becomes of ``request``: ``ok``, ``failed``, ``refused`` (the request is at fault) or ``cancelled``."""
+        record = _Record(model=request.checked.model, path=request.path, begun=self._clock())
+        try:
+            yield record
+        except (asyncio.CancelledError, GeneratorExit):
+            record.status = "cancelled"
+            raise
+        except (InvalidInputError, ModelNotFoundError, QueueFullError):
+            record.status = "refused"
+            raise
+        finally:
+            self._log(record)
+
+    def _log(self, record: _Record) -> None:
+        duration = self._clock() - record.begun
+        prompt, completion = record.usage.get("prompt_tokens"), record.usage.get("completion_tokens")
+        logger.log_model_operation(
+            model_id=record.model,
+            operation="embed" if record.path.endswith("/embeddings") else "generate",
+            status=record.status,
+            duration=duration,
+            tokens_generated=completion,
+            input_tokens=prompt,
+            output_tokens=completion,
+            generation_time=duration,
+            first_byte_time=record.first_byte_s,
+            user_id=None,
+        )
+
+
+def _events(decoder: sse.SSEDecoder, chunk: bytes) -> list[dict[str, Any]]:
+    """The chat chunks that ``chunk`` completes.
+
+    Raises:
+        FoundryError: The engine's own error event as a fact; ``EngineFailedError`` when it makes no sense.
+    """
+    found = []
+    try:
+        for event in decoder.feed(chunk):
+            if event.data == b"[DONE]":
+                continue
+            data = orjson.loads(event.data)
+            if not isinstance(data, dict):
+                raise EngineFailedError("The engine's stream holds something that is no chunk.")
+            if "error" in data:
+                raise fact_from_error_event(event.data)
+            found.append(data)
+    except ValueError as error:
+        raise EngineFailedError("The engine's stream cannot be read.") from error
+    return found
+
+
+def _usage_of(body: bytes) -> dict[str, Any]:
+    try:
+        usage = orjson.loads(body).get("usage")
+    except (orjson.JSONDecodeError, AttributeError) as error:
+        raise EngineFailedError("The engine's answer is not JSON.") from error
+    return usage if isinstance(usage, dict) else {}
+
+
+def _asking_for_usage(request: OpenAIRequest) -> bytes:
+    if "stream_options" not in request.parsed:
+        return with_usage_requested(request.raw)
+    options = request.parsed["stream_options"] or {}
+    return orjson.dumps(request.parsed | {"stream_options": options | {"include_usage": True}})

@@ -1,0 +1,143 @@
+"""Which models there are and in which state; loading and unloading them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from fastapi_foundry.engines.base import Engine, ModelCard
+from fastapi_foundry.errors import EngineError, ModelNotFoundError
+from fastapi_foundry.observability.logging import get_logger
+
+__all__ = ["ModelsService"]
+
+logger = get_logger(__name__)
+
+_FRESH_S: Final = 1.0
+_SHOWN_NAMES: Final = 5
+
+
+class ModelsService:
+    """The engine's model list, read at most once in a second however many ask.
+
+    Args:
+        engine: Whose models these are.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._cards: list[ModelCard] = []
+        self._names: frozenset[str] = frozenset()
+        self._fetched_at = float("-inf")
+        self._fetching: asyncio.Task[list[ModelCard]] | None = None
+
+    @property
+    def last_known(self) -> list[ModelCard]:
+        """The list as it was last read, whatever its age; never waits."""
+        return self._cards
+
+    async def cards(self, *, fresh: bool = False) -> list[ModelCard]:
+        """Every usable model, at most a second old; ``fresh`` reads it anew.
+
+        Raises:
+            EngineError: When the engine does not tell.
+        """
+        if not fresh and self._clock() - self._fetched_at < _FRESH_S:
+            return self._cards
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(self._fetch())
+            self._fetching.add_done_callback(self._fetched)
+        # Shielded: one caller's disconnect must not take the answer from the others.
+        return await asyncio.shield(self._fetching)
+
+    async def get(self, name: str) -> ModelCard:
+        """The model of that id or alias.
+
+        Raises:
+            ModelNotFoundError: When there is none.
+            EngineError: When the engine does not tell.
+        """
+        for card in await self.cards():
+            if name == card.id or name == card.extra.get("alias"):
+                return card
+        raise self._not_found(name)
+
+    async def require_known(self, name: str) -> None:
+        """Let a known name pass without any waiting; look once for one that was not known before.
+
+        While the engine does not tell its models nothing is refused here: the call itself then says what is wrong.
+
+        Raises:
+            ModelNotFoundError: When the engine has no model of that name.
+        """
+        if name in self._names:
+            return
+        try:
+            await self.cards()
+        except EngineError:
+            return
+        if name not in self._names:
+            raise self._not_found(name)
+
+    async def load(self, name: str) -> dict[str, Any]:
+        """Load a model and wait until it is ready; the engine's own answer.
+
+        Raises:
+            FoundryError: The engine's reason.
+        """
+        return await self._operation("load", name)
+
+    async def unload(self, name: str) -> dict[str, Any]:
+        """Unload a model and wait until its memory is returned; the engine's own answer.
+
+        Raises:
+            FoundryError: The engine's reason.
+        """
+        return await self._operation("unload", name)
+
+    async def _operation(self, operation: str, name: str) -> dict[str, Any]:
+        await self.require_known(name)
+        begun = self._clock()
+        logger.log_model_operation(model_id=name, operation=operation, status="begin", duration=0.0)
+        status, answer = "failed", {}
+        try:
+            answer = await (self._engine.load_model(name) if operation == "load" else self._engine.unload_model(name))
+            status = "ok"
+        except asyncio.CancelledError:
+            status = "cancelled"
+            raise
+        finally:
+            # What the list said before is not true any more.
+            self._fetched_at = float("-inf")
+            logger.log_model_operation(
+                model_id=str(answer.get("model", name)),
+                operation=operation,
+                status=status,
+                duration=self._clock() - begun,
+                memory_mb=answer.get("memory_mb"),
+            )
+        return answer
+
+    async def _fetch(self) -> list[ModelCard]:
+        cards = await self._engine.list_models()
+        aliases = (card.extra.get("alias") for card in cards)
+        self._cards = cards
+        self._names = frozenset(card.id for card in cards) | {alias for alias in aliases if isinstance(alias, str)}
+        self._fetched_at = self._clock()
+        return cards
+
+    def _fetched(self, task: asyncio.Task[list[ModelCard]]) -> None:
+        self._fetching = None
+        if not task.cancelled():
+            task.exception()  # Seen by whoever waited; when nobody does any more it is of no interest.
+
+    def _not_found(self, name: str) -> ModelNotFoundError:
+        names = sorted(card.id for card in self._cards)
+        if not names:
+            return ModelNotFoundError(name, "There are no models yet.")
+        more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+        return ModelNotFoundError(name, f"Available: {', '.join(names[:_SHOWN_NAMES])}{more}.")

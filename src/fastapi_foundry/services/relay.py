@@ -1,0 +1,110 @@
+"""An engine's stream on its way to the client: whole frames, the usage read in passing, failures seen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+
+import orjson
+
+from fastapi_foundry.engines.base import ReplyStream
+from fastapi_foundry.errors import EngineFailedError, FoundryError
+from fastapi_foundry.wire.errors import fact_from_response
+from fastapi_foundry.wire.sse import SSEDecoder, WholeFrames
+
+__all__ = ["Relay", "fact_from_error_event"]
+
+# These cannot occur inside a JSON string, where every quotation mark carries a backslash.
+_USAGE: Final = (b'"usage":{', b'"usage": {')
+_ERROR_FRAME: Final = re.compile(rb'(?:^|[\r\n])data: ?\{\s*"error"\s*:')
+_FRAME_END: Final = re.compile(rb"(\r\n\r\n|\n\n|\r\r)")
+
+
+class Relay:
+    """Reads one ``ReplyStream``; chunks that hold nothing of interest pass unparsed.
+
+    Args:
+        reply: The engine's running answer.
+        hide_usage: Keep the usage frame from the client, which did not ask for it.
+
+    Attributes:
+        usage: The engine's usage, once it has come by.
+        ended_well: Whether the engine's normal end has been reached without an error frame.
+    """
+
+    def __init__(self, reply: ReplyStream, *, hide_usage: bool) -> None:
+        self._reply = aiter(reply)
+        self._hide_usage = hide_usage
+        self._splitter = WholeFrames()
+        self._first = b""
+        self._error_passed = False
+        self.usage: dict[str, Any] = {}
+        self.ended_well = False
+
+    async def begin(self) -> None:
+        """Take the first frames, which have arrived already.
+
+        Raises:
+            FoundryError: When the first thing that the engine says is an error: nothing has been sent yet, so it
+                can still be answered with its status.
+        """
+        async for chunk in self._reply:
+            self._first = self._splitter.feed(chunk)
+            if self._first:
+                break
+        if match := _ERROR_FRAME.match(self._first):
+            events = SSEDecoder().feed(self._first[match.start() :])
+            raise fact_from_error_event(events[0].data)
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Whole frames in order; ends after the engine's normal end.
+
+        Raises:
+            EngineFailedError: When the engine breaks off.
+            EngineTimeoutError: When it falls silent.
+        """
+        if first := self._pass(self._first):
+            yield first
+        async for chunk in self._reply:
+            whole = self._splitter.feed(chunk)
+            if whole and (passed := self._pass(whole)):
+                yield passed
+        if self._splitter.flush().strip():
+            raise EngineFailedError("The engine's stream ended in the middle of a frame.")
+        self.ended_well = not self._error_passed
+
+    def _pass(self, frames: bytes) -> bytes:
+        if b'"error"' in frames and _ERROR_FRAME.search(frames):
+            self._error_passed = True
+        if any(mark in frames for mark in _USAGE):
+            pieces = _FRAME_END.split(frames)
+            whole = [text + end for text, end in zip(pieces[::2], [*pieces[1::2], b""], strict=True)]
+            return b"".join(frame for frame in whole if not self._read_usage(frame))
+        return frames
+
+    def _read_usage(self, frame: bytes) -> bool:
+        """Note the usage that ``frame`` holds; whether the frame is to be kept from the client."""
+        if not any(mark in frame for mark in _USAGE):
+            return False
+        for event in SSEDecoder().feed(frame):
+            try:
+                data = orjson.loads(event.data)
+            except orjson.JSONDecodeError:
+                continue
+            if isinstance(data, dict) and isinstance(data.get("usage"), dict):
+                self.usage = data["usage"]
+                return self._hide_usage and not data.get("choices")
+        return False
+
+
+def fact_from_error_event(data: bytes) -> FoundryError:
+    """The fact behind an error that came as an event of a stream, where there is no status to go by."""
+    try:
+        error = orjson.loads(data)["error"]
+        type_, code = error.get("type"), error.get("code")
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        type_, code = None, None
+    if code == "model_not_found":
+        return fact_from_response(404, data)
+    return fact_from_response(400 if type_ == "invalid_request_error" else 502, data)

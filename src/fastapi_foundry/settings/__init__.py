@@ -1,0 +1,29 @@
+"""The settings: ``config.json``, the environment and flags as one frozen, validated value.
+
+Nothing is read at import; :func:`load_settings` reads, once, what it is told to.
+"""
+
+from __future__ import annotations
+
+from fastapi_foundry.settings.description import Setting, describe_settings
+from fastapi_foundry.settings.loading import load_settings
+from fastapi_foundry.settings.sections import (
+    FastAPIServerSettings,
+    FoundryAISettings,
+    FoundryServiceSettings,
+    LoggingSettings,
+    PortManagementSettings,
+    Settings,
+)
+
+__all__ = [
+    "FastAPIServerSettings",
+    "FoundryAISettings",
+    "FoundryServiceSettings",
+    "LoggingSettings",
+    "PortManagementSettings",
+    "Setting",
+    "Settings",
+    "describe_settings",
+    "load_settings",
+]

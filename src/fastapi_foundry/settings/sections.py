@@ -1,0 +1,233 @@
+"""The settings as types: one frozen model for each section of ``config.json``.
+
+Units are part of the names (``_s`` seconds, ``_bytes`` bytes) and of the descriptions, which
+``docs/configuration.md`` repeats. Values are validated strictly: the text ``"yes"`` is no integer.
+Building :class:`Settings` by hand reads nothing but the home directory's place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from fastapi_foundry.settings.values import engine_base_url, http_url, is_loopback_host, log_level, non_empty
+
+__all__ = [
+    "FastAPIServerSettings",
+    "FoundryAISettings",
+    "FoundryServiceSettings",
+    "LoggingSettings",
+    "PortManagementSettings",
+    "Settings",
+    "default_home",
+]
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+# 0 lets the operating system choose; the ready line says what it chose.
+ListeningPort = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
+Text = Annotated[str, AfterValidator(non_empty)]
+Directory = Annotated[Path, Field(strict=False)]
+
+
+def default_home(environ: Mapping[str, str]) -> Path:
+    """Where everything of ours lives unless ``FOUNDRY_HOME`` says otherwise: ``~/.foundry``.
+
+    An empty ``HOME`` counts as none, so that nothing is ever put into the root directory.
+    """
+    name = "USERPROFILE" if os.name == "nt" else "HOME"
+    given = environ.get(name, "")
+    if given:
+        return Path(given).absolute() / ".foundry"
+    if os.name == "nt":
+        return Path("~").expanduser() / ".foundry"
+    import pwd  # noqa: PLC0415 - does not exist on Windows
+
+    return Path(pwd.getpwuid(os.getuid()).pw_dir) / ".foundry"
+
+
+def _require_ordered(first: int, last: int) -> None:
+    if first > last:
+        raise PydanticCustomError(
+            "port_range",
+            "the range {first} to {last} holds no port; port_range_start must not be above port_range_end",
+            {"first": first, "last": last, "field": "port_range_start"},
+        )
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False)
+
+
+class FoundryAISettings(_Section):
+    """How the gateway reaches the engine and what it asks for by default."""
+
+    base_url: Annotated[str, AfterValidator(engine_base_url)] | None = Field(
+        default=None,
+        description="Address of a running Foundry on this machine, such as `http://127.0.0.1:50477`; a trailing `/v1` is "
+        "dropped. Unset: it is looked for, and started if `foundry_service.start` allows that.",
+    )
+    default_model: Text = Field(
+        default="foundry-demo:1", description="Model id or alias for requests that name none.", max_length=256
+    )
+    temperature: float = Field(
+        default=0.7,
+        ge=0,
+        le=2,
+        allow_inf_nan=False,
+        description="Sampling temperature (0 to 2) for requests to `/api/v1/generate` that name none.",
+    )
+    max_tokens: int = Field(
+        default=2048,
+        ge=1,
+        le=1_048_576,
+        description="Longest answer, in tokens, for requests that name none; clamped to what the model's context leaves.",
+    )
+    timeout_s: Seconds = Field(
+        default=300.0, description="Seconds that a whole answer may take when it is not streamed."
+    )
+    first_byte_timeout_s: Seconds = Field(
+        default=300.0, description="Seconds until the first byte of a streamed answer, the model's load included."
+    )
+    idle_timeout_s: Seconds = Field(default=120.0, description="Seconds of silence allowed within a streamed answer.")
+    connect_timeout_s: Seconds = Field(default=2.0, description="Seconds for a connection to the engine to be made.")
+    preload: bool = Field(default=True, description="Load the default model at start, before the first request.")
+    discovery: bool = Field(
+        default=True, description="Look for a running Foundry (daemon file, CLI, port scan) before one is started."
+    )
+
+
+class FastAPIServerSettings(_Section):
+    """The gateway's own HTTP server."""
+
+    host: Text = Field(default="127.0.0.1", description="Address to listen on; loopback unless you say otherwise.")
+    port: ListeningPort = Field(default=9696, description="Port to listen on; 0 lets the system choose.")
+    max_body_bytes: int = Field(
+        default=10_485_760,
+        ge=1024,
+        le=1_073_741_824,
+        description="Largest request body, in bytes; larger ones get 413.",
+    )
+    max_batch_prompts: int = Field(
+        default=256, ge=1, le=100_000, description="Most prompts in one request to `/api/v1/generate/batch`."
+    )
+    batch_concurrency: int = Field(
+        default=4, ge=1, le=256, description="Prompts of one batch that are sent to the engine at the same time."
+    )
+    shutdown_timeout_s: Seconds = Field(
+        default=5.0, description="Seconds that running answers get to finish when the gateway is told to stop."
+    )
+    allow_remote_without_key: bool = Field(
+        default=False, description="Accept a `host` that other machines can reach although no API key protects it."
+    )
+
+    @model_validator(mode="after")
+    def _remote_needs_consent(self) -> Self:
+        if not self.allow_remote_without_key and not is_loopback_host(self.host):
+            raise PydanticCustomError(
+                "remote_without_key",
+                "other machines could reach the gateway at {host} and nothing asks them for a key; use 127.0.0.1, or "
+                "set fastapi_server.allow_remote_without_key to true if that is what you want",
+                {"host": repr(self.host), "field": "host"},
+            )
+        return self
+
+
+class PortManagementSettings(_Section):
+    """What to do when the gateway's port is taken."""
+
+    conflict_resolution: Literal["next_free", "fail"] = Field(
+        default="next_free",
+        description="`next_free` takes the next free port of the range; `fail` ends with a message. "
+        "No process that we did not start is ever killed.",
+    )
+    auto_find_free_port: bool = Field(
+        default=True, description="False is the same as `conflict_resolution` = `fail`, whatever that says."
+    )
+    port_range_start: Port = Field(default=9696, description="First port to try when the configured one is taken.")
+    port_range_end: Port = Field(default=9796, description="Last port to try, itself included.")
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> Self:
+        _require_ordered(self.port_range_start, self.port_range_end)
+        return self
+
+
+class FoundryServiceSettings(_Section):
+    """Our own Foundry service: the process that holds the models."""
+
+    start: Literal["auto", "never"] = Field(
+        default="auto", description="`auto` starts the service when none is found; `never` only uses one that runs."
+    )
+    port: ListeningPort = Field(default=50477, description="Port of the service on loopback; 0 lets the system choose.")
+    port_range_start: Port = Field(default=50400, description="First port to try (and to scan) when `port` is taken.")
+    port_range_end: Port = Field(default=50800, description="Last port to try (and to scan), itself included.")
+    offline: bool = Field(default=False, description="Never dial out: no catalogue, no downloads, no telemetry.")
+    start_timeout_s: Seconds = Field(default=30.0, description="Seconds for the service to become ready.")
+    load_timeout_s: Seconds = Field(default=120.0, description="Seconds for a model to load.")
+    max_loaded_models: int = Field(
+        default=3, ge=1, le=64, description="Models in memory at once; the least recently used idle one makes room."
+    )
+    max_active_per_model: int = Field(
+        default=4, ge=1, le=256, description="Requests of one model that are with its runner at the same time."
+    )
+    max_queued_per_model: int = Field(
+        default=64, ge=0, le=100_000, description="Requests of one model that may wait; further ones get 429."
+    )
+    catalog_urls: list[Annotated[str, AfterValidator(http_url)]] = Field(
+        default=[], max_length=16, description="Addresses of online catalogues; empty means the engine's own."
+    )
+    catalog_refresh_s: Seconds = Field(
+        default=3600.0, description="Seconds until a fetched catalogue is fetched again, in the background."
+    )
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> Self:
+        _require_ordered(self.port_range_start, self.port_range_end)
+        return self
+
+
+class LoggingSettings(_Section):
+    """What is logged, where to, and how much of it is kept."""
+
+    mode: Literal["prod", "dev"] = Field(
+        default="prod",
+        description="`prod`: INFO and up to the files, only critical on the console. `dev`: DEBUG, also on the console, "
+        "with line numbers.",
+    )
+    level: Annotated[str, AfterValidator(log_level)] | None = Field(
+        default=None, description="DEBUG, INFO, WARNING, ERROR or CRITICAL; beats the mode, on the console too."
+    )
+    dir: Directory | None = Field(default=None, description="Directory of the log files. Unset: `logs` in `home`.")
+    max_file_bytes: int = Field(
+        default=10_485_760, ge=1024, le=1_073_741_824, description="Size in bytes at which a log file is rotated."
+    )
+    backup_count: int = Field(default=5, ge=0, le=100, description="Rotated files kept of each log file.")
+
+    def directory(self, home: Path) -> Path:
+        """The directory in force: ``dir``, or ``logs`` in ``home``."""
+        return self.dir if self.dir is not None else home / "logs"
+
+
+class Settings(_Section):
+    """All settings; :func:`fastapi_foundry.settings.load_settings` makes them from their sources."""
+
+    home: Directory = Field(
+        default_factory=lambda: default_home(os.environ),
+        description="Directory for models, state and logs. Unset: `~/.foundry`.",
+    )
+    foundry_ai: FoundryAISettings = FoundryAISettings()
+    fastapi_server: FastAPIServerSettings = FastAPIServerSettings()
+    port_management: PortManagementSettings = PortManagementSettings()
+    foundry_service: FoundryServiceSettings = FoundryServiceSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @property
+    def log_directory(self) -> Path:
+        """Where the log files are."""
+        return self.logging.directory(self.home)

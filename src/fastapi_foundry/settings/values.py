@@ -1,0 +1,76 @@
+"""Checks of single values; each raises ``ValueError`` with words for the person who set the value."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+from urllib.parse import urlsplit
+
+__all__ = ["engine_base_url", "http_url", "is_loopback_host", "log_level", "non_empty", "shown"]
+
+_LONGEST_SHOWN: Final = 60  # characters of a wrong value that a message repeats
+_LEVELS = {name: name for name in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")} | {
+    "WARN": "WARNING",
+    "FATAL": "CRITICAL",
+}
+
+
+def non_empty(text: str) -> str:
+    """``text`` without surrounding blanks, which must leave something."""
+    stripped = text.strip()
+    if not stripped:
+        raise ValueError("must not be empty")
+    return stripped
+
+
+def log_level(text: str) -> str:
+    """The standard library's name of a level; any case is accepted."""
+    level = _LEVELS.get(text.strip().upper())
+    if level is None:
+        raise ValueError(f"must be DEBUG, INFO, WARNING, ERROR or CRITICAL, not {text!r}")
+    return level
+
+
+def is_loopback_host(host: str) -> bool:
+    """True for this machine's own addresses; a name is never looked up."""
+    name = host.strip().strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def http_url(text: str) -> str:
+    """An absolute ``http`` or ``https`` address without credentials, and without a slash at its end."""
+    try:
+        parts = urlsplit(text.strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"is no valid address: {error}") from error
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ValueError("must be an address that begins with http:// or https:// and names a host")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a user name or password")
+    if parts.query or parts.fragment:
+        raise ValueError("must not hold a query or fragment")
+    return text.strip().rstrip("/")
+
+
+def engine_base_url(text: str) -> str:
+    """The engine's address without ``/v1``; the engine is reached on loopback alone."""
+    url = http_url(text).removesuffix("/v1").rstrip("/")
+    host = urlsplit(url).hostname or ""
+    if not is_loopback_host(host):
+        raise ValueError(
+            f"must be on this machine (127.0.0.1, localhost or [::1]), not {host!r}: Foundry asks nobody for a key, so "
+            "it is reached on loopback alone"
+        )
+    return url
+
+
+def shown(value: object) -> str:
+    """A wrong value as a message may repeat it."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."

@@ -1,0 +1,75 @@
+"""The gateway's application over a real socket in this process, with whatever engine a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import uvicorn
+
+from fastapi_foundry.app import create_app
+from fastapi_foundry.bootstrap import build_services
+from fastapi_foundry.container import Services
+from fastapi_foundry.engines.base import Engine
+from fastapi_foundry.engines.process import bind_first_free
+from fastapi_foundry.settings import Settings, load_settings
+from tests.support.fake_engine import FakeEngine
+from tests.support.waiting import eventually
+
+__all__ = ["RunningGateway", "gateway_settings", "running_gateway"]
+
+
+@dataclass
+class RunningGateway:
+    url: str
+    services: Services
+    client: httpx2.AsyncClient
+
+    @property
+    def engine(self) -> FakeEngine:
+        assert isinstance(self.services.engine, FakeEngine)
+        return self.services.engine
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+
+def gateway_settings(home: Path, **overrides: object) -> Settings:
+    """Settings that read nothing of this machine; ``fastapi_server__port=1`` sets ``fastapi_server.port``."""
+    dotted: Mapping[str, object] = {key.replace("__", "."): value for key, value in overrides.items()}
+    environ = {"FOUNDRY_HOME": str(home), "HOME": str(home)}
+    return load_settings(None, environ, {"foundry_ai.default_model": "m:1", "foundry_ai.preload": False, **dotted})
+
+
+@asynccontextmanager
+async def running_gateway(
+    home: Path, engine: Engine | None = None, **overrides: object
+) -> AsyncIterator[RunningGateway]:
+    """Serve the application on a free port of loopback until the block is left."""
+    settings = gateway_settings(home, **overrides)
+    services = build_services(settings, engine=engine or FakeEngine())
+    config = uvicorn.Config(
+        create_app(settings, services),
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    with bind_first_free("127.0.0.1", 0, 1, 0) as sock:
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        # Without serve()'s signal handlers, which belong to whoever runs the tests.
+        running = asyncio.create_task(server._serve(sockets=[sock]))
+        await eventually(lambda: server.started or running.done())
+        try:
+            async with httpx2.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:
+                yield RunningGateway(url, services, client)
+        finally:
+            server.should_exit = True
+            await running
