@@ -29,7 +29,7 @@ REQUEST = {"model": "foundry-demo:1", "messages": [{"role": "user", "content": "
 
 def first_token(url: str) -> None:
     with open_stream(f"{url}/v1/chat/completions", REQUEST) as stream:
-        assert stream.status == 200
+        assert stream.status == 200, stream.response.read()
         for event in stream.events():
             if event["choices"][0]["delta"].get("content"):
                 return

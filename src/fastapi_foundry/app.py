@@ -60,6 +60,7 @@ def create_app(settings: Settings, services: Services | None = None, *, config_p
         title=TITLE,
         description=DESCRIPTION,
         version=__version__,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan,

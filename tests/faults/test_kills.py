@@ -23,14 +23,14 @@ ENDLESS = "endless:1"
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[ProductProcess]:
     with gateway_process(tmp_path / "home") as process:
-        _register_endless(process.home, tmp_path / "endless")
+        _register_endless(process, tmp_path / "endless")
         yield process
 
 
-def _register_endless(home: Path, directory: Path) -> None:
+def _register_endless(gateway: ProductProcess, directory: Path) -> None:
     make_endless_model(directory)
-    service_url = json.loads((home / "daemon.json").read_text())["web_urls"][0]
-    answer = call("POST", f"{service_url}/models/register", {"path": str(directory), "name": ENDLESS})
+    eventually_sync((gateway.home / "daemon.json").exists)
+    answer = call("POST", f"{_service_url(gateway)}/models/register", {"path": str(directory), "name": ENDLESS})
     assert answer.status == 200, answer.body
 
 

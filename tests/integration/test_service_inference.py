@@ -116,7 +116,7 @@ class TestChat:
         body = ask(shared_service.url, CHAT, chat_body("Answer in JSON.", response_format=wrapper, max_tokens=300)).json
         text = body["choices"][0]["message"]["content"]
         # A tiny model may fill the rest with white space, which the grammar allows.
-        assert text.lstrip().startswith('{')
+        assert text.lstrip().startswith("{")
         assert '"size"' in text
 
     def test_unknown_parameters_and_neutral_penalties_are_tolerated(self, shared_service: ProductProcess):

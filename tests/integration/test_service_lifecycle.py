@@ -70,7 +70,9 @@ class TestLoading:
         watcher = threading.Thread(target=watch)
         watcher.start()
         with ThreadPoolExecutor(len(names)) as pool:
-            answers = list(pool.map(lambda name: ask(service.url, CHAT, chat_body(max_tokens=3) | {"model": name}), names))
+            answers = list(
+                pool.map(lambda name: ask(service.url, CHAT, chat_body(max_tokens=3) | {"model": name}), names)
+            )
         done.set()
         watcher.join()
         assert {answer.status for answer in answers} == {200}
@@ -217,11 +219,6 @@ class TestRunnerDeath:
 
     def test_a_model_that_keeps_dying_is_put_aside_until_it_is_loaded_explicitly(self, service: ProductProcess):
         for _ in range(3):
-            pid = ask(service.url, "/models/load/foundry-demo", method="POST") and only_runner(service)["pid"]
-            # An explicit load forgives, so the runner is killed in answers to requests instead.
-            del pid
-            break
-        for _ in range(3):
             with event_stream(service.url, CHAT, chat_body(**LONG_ANSWER)) as stream:
                 stream.take(2)
                 os.kill(only_runner(service)["pid"], signal.SIGKILL)
@@ -264,7 +261,7 @@ class TestServiceEnd:
             assert ask(service.url, "/v1/models/second").json["source"] == "registered"
 
     def test_a_supervised_service_goes_with_its_parent(self, foundry_home: Path):
-        with service_process(foundry_home, supervised=True) as service:
+        with service_process(foundry_home, arguments=["--supervised"], supervised=True) as service:
             ask(service.url, CHAT, chat_body(max_tokens=2))
             pids = {service.pid, *runner_pids(service)}
             assert len(pids) == 2
@@ -307,13 +304,16 @@ class TestStart:
             assert psutil.Process(service.pid).memory_info().rss < 90 * 2**20
             assert not runner_pids(service)
 
-    def test_the_default_port_is_left_when_it_is_taken(self, tmp_path: Path):
-        with service_process(tmp_path / "one", arguments=["--port", "50477"]) as first:
-            with service_process(tmp_path / "two", arguments=["--port", "50477"]) as second:
-                assert first.url != second.url
-                port = int(second.url.rpartition(":")[2])
-                assert port == 50477 or 50400 <= port <= 50800
-                assert ask(second.url, "/status").status == 200
+    def test_the_next_free_port_of_the_range_is_taken_when_the_wanted_one_is_not_free(self, tmp_path: Path):
+        env = {"FASTAPI_FOUNDRY__FOUNDRY_SERVICE__PORT_RANGE_START": "50740"}
+        env |= {"FASTAPI_FOUNDRY__FOUNDRY_SERVICE__PORT_RANGE_END": "50780", "FOUNDRY_PORT": "50740"}
+        with (
+            service_process(tmp_path / "one", env=env) as first,
+            service_process(tmp_path / "two", env=env) as second,
+        ):
+            assert first.url != second.url
+            assert 50740 <= int(second.url.rpartition(":")[2]) <= 50780
+            assert ask(second.url, "/status").json["pid"] == second.pid
 
     def test_a_living_foreign_daemon_file_is_left_alone(self, foundry_home: Path):
         foreign = {"web_urls": ["http://127.0.0.1:1"], "pid": os.getpid(), "product": "other"}

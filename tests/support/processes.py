@@ -47,11 +47,30 @@ class ProductProcess:
 
 
 def product_environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a machine that has nothing of ours on it yet."""
+    """The environment of a machine that has nothing of ours on it yet.
+
+    Each home has ports of its own for the Foundry service, since a scan would find the service of another test.
+    """
     dropped = ("FOUNDRY_", "FASTAPI_FOUNDRY", "API_", "LOG_")
     env = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
+    first_port = _service_ports(home)
     env |= {"FOUNDRY_HOME": str(home), "HOME": str(home), "FOUNDRY_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    env |= {
+        "FOUNDRY_PORT": str(first_port),
+        "FASTAPI_FOUNDRY__FOUNDRY_SERVICE__PORT_RANGE_START": str(first_port),
+        "FASTAPI_FOUNDRY__FOUNDRY_SERVICE__PORT_RANGE_END": str(first_port + _PORTS_PER_HOME - 1),
+    }
     return env | dict(extra or {})
+
+
+_PORTS_PER_HOME = 8
+_homes: dict[Path, int] = {}
+
+
+def _service_ports(home: Path) -> int:
+    """The first of the ports that belong to ``home``, below those that the system gives to clients."""
+    index = _homes.setdefault(home, len(_homes))
+    return 20000 + (os.getpid() % 20) * 600 + (index * _PORTS_PER_HOME) % 600
 
 
 def children_of(pid: int) -> list[psutil.Process]:

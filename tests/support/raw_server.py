@@ -25,7 +25,11 @@ class Peer:
         """One whole request, head and body; raises when the client has left."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         length = next(
-            (int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")),
+            (
+                int(line.partition(b":")[2])
+                for line in head.split(b"\r\n")
+                if line.lower().startswith(b"content-length:")
+            ),
             0,
         )
         return head + await self.reader.readexactly(length)
@@ -76,7 +80,7 @@ async def raw_server(
     """Run ``serve`` for each connection; its own errors fail the test, a client that leaves does not."""
     server = RawServer()
     tasks: set[asyncio.Task[None]] = set()
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -87,7 +91,7 @@ async def raw_server(
             await serve(Peer(reader, writer, server.connections))
         except (asyncio.CancelledError, asyncio.IncompleteReadError, OSError):
             pass
-        except BaseException as failure:
+        except Exception as failure:  # noqa: BLE001 - shown at the end, whatever it is
             failures.append(failure)
         finally:
             tasks.discard(task)

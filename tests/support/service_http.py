@@ -95,9 +95,7 @@ def event_stream(url: str, path: str, body: dict[str, Any], *, timeout_s: float 
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
-        connection.request(
-            "POST", path, json.dumps(body | {"stream": True}), {"Content-Type": "application/json"}
-        )
+        connection.request("POST", path, json.dumps(body | {"stream": True}), {"Content-Type": "application/json"})
         response = connection.getresponse()
         yield EventStream(response)
     finally:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,59 +14,68 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from tokenizers import Tokenizer
-from torch.nn import functional
-
 from demo_recipe.batches import Batch, Example, batches, encode
 from demo_recipe.chat_format import END_OF_TEXT, TURN_END, render
 from demo_recipe.data.mixture import Mixture
-from demo_recipe.muon import Muon
 from demo_recipe.network import DemoNetwork, Shape
 from demo_recipe.probes import Probe, exact_rate, held_back_probes
 from demo_recipe.starting_weights import prepare
-from demo_recipe.tokenizer import save_tokenizer, train_tokenizer
+from demo_recipe.tokenizer import save_tokenizer, token_id, train_tokenizer
+from tokenizers import Tokenizer
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
+from torch.nn import functional
 
 TOKENIZER_CONVERSATIONS = 12_000
-WARM_UP_STEPS = 100
+WARM_UP_STEPS = 60
 LAST_RATE_SHARE = 0.02
 """The learning rate at the end, as a share of its peak."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast to train; ``cpu_seconds`` counts all threads of the process."""
+    """How long and how fast to train.
+
+    ``cpu_seconds`` is the sum over all workers, ``batch_tokens`` is for each of them and the largest, see ``batch_share``.
+    """
 
     cpu_seconds: float
+    wall_seconds: float
     learning_rate: float
-    matrix_rate: float
     batch_tokens: int
     prompt_weight: float
     seed: int
-    threads: int
+    workers: int
     report_every_steps: int
 
 
 class Clock:
-    """CPU and wall time since the start, and the share of the plan that is used up."""
+    """CPU time of all workers, wall time, and the share of the plan that is used up.
+
+    ``progress`` runs from 0 to 1 and is the same in all workers between two steps.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._cpu, self._wall = time.process_time(), time.monotonic()
+        self._own_cpu, self._wall = time.process_time(), time.monotonic()
+        self.cpu_s = 0.0
+        self.progress = 0.0
 
     @property
-    def cpu_s(self) -> float:
-        """CPU seconds of all threads."""
-        return time.process_time() - self._cpu
+    def own_cpu_s(self) -> float:
+        """CPU seconds of this worker."""
+        return time.process_time() - self._own_cpu
 
     @property
     def wall_s(self) -> float:
         """Seconds by the clock."""
         return time.monotonic() - self._wall
 
-    @property
-    def progress(self) -> float:
-        """From 0 to 1."""
-        return min(1.0, self.cpu_s / self._plan.cpu_seconds)
+    def agree(self, cpu_s: float, wall_s: float) -> None:
+        """Set what all workers agreed on: CPU seconds of all, mean wall seconds."""
+        self.cpu_s = cpu_s
+        shares = (cpu_s / self._plan.cpu_seconds, wall_s / self._plan.wall_seconds)
+        self.progress = min(1.0, max(shares))
 
 
 def corpus(seed: int, count: int) -> Iterator[str]:
@@ -96,61 +105,81 @@ def loss_of(network: DemoNetwork, batch: Batch) -> torch.Tensor:
     return (losses * weights).sum() / weights.sum()
 
 
-class Stepper:
-    """Muon for the matrices inside the layers, AdamW for all else."""
-
-    def __init__(self, network: DemoNetwork, plan: Plan) -> None:
-        self._plan = plan
-        inner = [p for n, p in network.named_parameters() if p.ndim == 2 and "embed" not in n]
-        others = [p for n, p in network.named_parameters() if p.ndim != 2 or "embed" in n]
-        self._muon = Muon(inner) if plan.matrix_rate else None
-        adam = others if plan.matrix_rate else others + inner
-        self._adam = torch.optim.AdamW(adam, betas=(0.9, 0.98), weight_decay=0.02, foreach=True)
-
-    def step(self, share: float) -> None:
-        """Apply the gradients with this share of the peak learning rates."""
-        for group in self._adam.param_groups:
-            group["lr"] = self._plan.learning_rate * share
-        self._adam.step()
-        if self._muon:
-            self._muon.step(self._plan.matrix_rate * share)
-
-
 def rate_share(step: int, progress: float) -> float:
     """Learning rate as a share of its peak: warm-up, then a cosine over the CPU time."""
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return min(1.0, (step + 1) / WARM_UP_STEPS) * (LAST_RATE_SHARE + (1 - LAST_RATE_SHARE) * cosine)
 
 
-def train(network: DemoNetwork, tokenizer: Tokenizer, plan: Plan, checkpoint: Path) -> None:
-    """Train until the CPU time is used up; saves at each report."""
+def batch_share(progress: float) -> float:
+    """Batch size as a share of the largest: many small steps first, steadier ones later."""
+    return 0.5 if progress < 0.35 else 0.75 if progress < 0.65 else 1.0
+
+
+def average_gradients(network: DemoNetwork, clock: Clock, workers: int) -> None:
+    """Replace the gradients by their mean over the workers, and add up the CPU times.
+
+    Two workers of one thread each waste less than two threads: they meet once a step and
+    wait asleep, where threads meet at every operation and spin.
+    """
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    joined = torch.cat([g.flatten() for g in gradients] + [torch.tensor([clock.own_cpu_s, clock.wall_s])])
+    distributed.all_reduce(joined)
+    clock.agree(joined[-2].item(), joined[-1].item() / workers)
+    joined /= workers
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(joined[start : start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
+
+
+def train(network: DemoNetwork, tokenizer: Tokenizer, plan: Plan, checkpoint: Path, worker: int) -> None:
+    """Train until the CPU time is used up; worker 0 reports and saves."""
     clock = Clock(plan)
     stream = batches(
-        examples(tokenizer, plan.seed + 1, clock),
-        random.Random(plan.seed + 2),
-        batch_tokens=plan.batch_tokens,
-        padding=tokenizer.token_to_id(END_OF_TEXT),
+        examples(tokenizer, plan.seed + 1 + worker, clock),
+        random.Random(plan.seed + 100 + worker),
+        batch_tokens=lambda: int(plan.batch_tokens * batch_share(clock.progress)),
+        padding=token_id(tokenizer, END_OF_TEXT),
         prompt_weight=plan.prompt_weight,
-        pool_size=768,
+        pool_size=256,
     )
-    probes = held_back_probes(tokenizer, 64)
-    stepper = Stepper(network, plan)
+    probes = held_back_probes(tokenizer, 48) if worker == 0 else []
+    adam = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.98), weight_decay=0.03, foreach=True)
     step = seen = 0
     average = 0.0
     while clock.progress < 1.0:
         batch = next(stream)
+        for group in adam.param_groups:
+            group["lr"] = plan.learning_rate * rate_share(step, clock.progress)
         loss = loss_of(network, batch)
         network.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(network, clock, plan.workers)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        stepper.step(rate_share(step, clock.progress))
+        adam.step()
         step += 1
-        seen += batch.real_tokens
+        seen += batch.real_tokens * plan.workers
         average = loss.item() if step == 1 else 0.97 * average + 0.03 * loss.item()
-        if step % plan.report_every_steps == 0:
+        if worker == 0 and step % plan.report_every_steps == 0:
             report(network, probes, f"step {step} loss {average:.4f} tokens {seen}", clock)
             save(network, tokenizer, checkpoint)
-    report(network, probes, f"done {step} loss {average:.4f} tokens {seen}", clock)
+    if worker == 0:
+        report(network, probes, f"done {step} loss {average:.4f} tokens {seen}", clock)
+        save(network, tokenizer, checkpoint)
+
+
+def run_worker(worker: int, plan: Plan, work_dir: Path, meeting_point: str) -> None:
+    """One of the training processes: all start from the same weights on their own data."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"file://{meeting_point}", rank=worker, world_size=plan.workers)
+    tokenizer = Tokenizer.from_file(str(work_dir / "checkpoint" / "tokenizer.json"))
+    network = DemoNetwork(Shape())
+    prepare(network, torch.Generator().manual_seed(plan.seed))
+    if worker == 0:
+        print(f"{sum(p.numel() for p in network.parameters())} parameters", flush=True)
+    train(network, tokenizer, plan, work_dir / "checkpoint", worker)
+    distributed.destroy_process_group()
 
 
 def report(network: DemoNetwork, probes: list[Probe], head: str, clock: Clock) -> None:
@@ -162,12 +191,12 @@ def report(network: DemoNetwork, probes: list[Probe], head: str, clock: Clock) -
 def save(network: DemoNetwork, tokenizer: Tokenizer, checkpoint: Path) -> None:
     """Write a directory that Hugging Face's loader and the ONNX builder accept."""
     save_tokenizer(tokenizer, checkpoint, network.shape.context)
-    end_of_text, turn_end = (tokenizer.token_to_id(t) for t in (END_OF_TEXT, TURN_END))
+    end_of_text, turn_end = (token_id(tokenizer, t) for t in (END_OF_TEXT, TURN_END))
     config = json.dumps(network.shape.hugging_face_config(end_of_text, turn_end), indent=1)
     (checkpoint / "config.json").write_text(config + "\n", encoding="utf-8")
     partial = checkpoint / "model.partial"
     safetensors.torch.save_file(network.hugging_face_state(), partial, metadata={"format": "pt"})
-    os.replace(partial, checkpoint / "model.safetensors")
+    partial.replace(checkpoint / "model.safetensors")
 
 
 def main() -> None:
@@ -175,36 +204,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-dir", type=Path, default=Path("build/demo_model"))
     parser.add_argument("--cpu-seconds", type=float, default=7000.0)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--wall-seconds", type=float, default=3600.0, help="whichever is used up first")
+    parser.add_argument("--batch-tokens", type=int, default=1536)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--matrix-rate", type=float, default=0.0, help="Muon's rate; 0: AdamW only")
     parser.add_argument("--prompt-weight", type=float, default=0.1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=Shape.layers)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--report-every-steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=9696)
     options = parser.parse_args()
     plan = Plan(
         options.cpu_seconds,
+        options.wall_seconds,
         options.learning_rate,
-        options.matrix_rate,
         options.batch_tokens,
         options.prompt_weight,
         options.seed,
-        options.threads,
+        options.workers,
         options.report_every_steps,
     )
-    torch.set_num_threads(plan.threads)
-    torch.manual_seed(plan.seed)
-    shape = Shape(layers=options.layers)
-    tokenizer = train_tokenizer(corpus(plan.seed, TOKENIZER_CONVERSATIONS), shape.vocabulary)
-    network = DemoNetwork(shape)
-    prepare(network, torch.Generator().manual_seed(plan.seed))
-    count = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{count} parameters, {tokenizer.get_vocab_size()} tokens", flush=True)
-    checkpoint = options.work_dir / "checkpoint"
-    train(network, tokenizer, plan, checkpoint)
-    save(network, tokenizer, checkpoint)
+    work_dir: Path = options.work_dir.resolve()
+    tokenizer = train_tokenizer(corpus(plan.seed, TOKENIZER_CONVERSATIONS), Shape.vocabulary)
+    save_tokenizer(tokenizer, work_dir / "checkpoint", Shape.context)
+    with tempfile.TemporaryDirectory() as scratch:
+        meeting_point = str(Path(scratch) / "workers")
+        spawn(run_worker, (plan, work_dir, meeting_point), nprocs=plan.workers)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import orjson
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
 
+from fastapi_foundry.api.problems import JSONBytes
 from fastapi_foundry.wire import native, openai
 
 __all__ = ["event_stream", "json_body", "native_errors", "openai_errors", "operation_id", "use_own_openapi"]
@@ -78,7 +81,7 @@ def operation_id(route: APIRoute) -> str:
 
 
 def use_own_openapi(app: FastAPI) -> None:
-    """Let ``app`` make its document in our way, once, when it is first asked for."""
+    """Let ``app`` make its document in our way, once, when it is first asked for, and serve it."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -86,6 +89,11 @@ def use_own_openapi(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way
+
+    async def openapi_document() -> Response:
+        return JSONBytes(orjson.dumps(app.openapi()))
+
+    app.add_api_route("/openapi.json", openapi_document, include_in_schema=False)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -60,8 +60,6 @@ class EventStreamResponse(Response):
                         begun = True
                         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
                     await send({"type": "http.response.body", "body": frame, "more_body": True})
-            if not begun:
-                raise EngineFailedError("The engine ended its stream before it said anything.")  # noqa: TRY301 - this way it is a status
         except ClientGoneError:
             raise
         # The top of a stream: whatever it was, the client must not take what it has for the whole.
@@ -74,4 +72,6 @@ class EventStreamResponse(Response):
             else:
                 logger.exception("stream crashed")
             await send({"type": "http.response.body", "body": self._error_frame(error), "more_body": True})
+        if not begun:
+            raise EngineFailedError("The engine ended its stream before it said anything.")
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -114,8 +114,22 @@ def _progress(writer: Writer, request_id: int) -> Callable[[float], None]:
 
 
 def _download(catalog: Any, name: str, progress: Callable[[float], None], cancelled: threading.Event) -> dict[str, Any]:
-    model = catalog.get_model_variant(name) or catalog.get_model(name)
+    # One list dials once; looking a name up would stall on a dead network without saying that it is dead.
+    models = catalog.list_models()
+    if not models:
+        raise engine.FoundryLocalException("The online catalogue cannot be reached, or it is empty.")
+    model = _find(models, name.casefold())
     if model is None:
         raise LookupError(name)
     model.download(progress, cancelled)
     return {"model": model.id}
+
+
+def _find(models: list[Any], wanted: str) -> Any:
+    """The model of that alias (in its variant of choice), else the variant of that id, with or without version."""
+    for model in models:
+        if model.alias.casefold() == wanted:
+            return model
+    variants = [variant for model in models for variant in model.variants]
+    matches = [v for v in variants if wanted in {v.id.casefold(), v.id.casefold().partition(":")[0]}]
+    return max(matches, key=lambda variant: variant.info.version, default=None)

@@ -25,7 +25,7 @@ __all__ = ["DownloadJob", "Downloads"]
 logger = get_logger(__name__)
 
 _MAX_JOBS: Final = 2
-_CANCEL_GRACE_S: Final = 5.0
+_CANCEL_GRACE_S: Final = 2.0
 
 
 class DownloadJob:
@@ -174,14 +174,15 @@ class Downloads:
         await job.cancelled.wait()
         cancel()
         # The engine looks at the cancellation when progress is made; a stalled network makes none.
-        await asyncio.sleep(_CANCEL_GRACE_S)
+        if job.percent > 0:
+            await asyncio.sleep(_CANCEL_GRACE_S)
         await kill()
 
 
 def _download_fact(name: str, fact: FoundryError | None) -> FoundryError:
     if fact is not None and fact.code == "model_not_found":
         return ModelNotFoundError(
-            name, "The online catalogue has no such model, or it cannot be reached; GET /models/catalog shows which."
+            name, "The online catalogue has no such model; GET /models/catalog lists what it has."
         )
     reason = fact.message if fact is not None else "the worker ended."
     return CatalogUnavailableError(f"The model '{name}' could not be downloaded: {reason}")

@@ -6,6 +6,7 @@ Importing it loads the engine's native libraries (0.1 s, 25 MB); ``runner`` does
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from array import array
 from collections.abc import Callable
@@ -29,6 +30,7 @@ __all__ = ["CancelledByClientError", "Job", "LoadedModel", "ModelSpec", "make_ma
 # FoundryLocalException.error_code, as measured.
 _INVALID_ARGUMENT: Final = 3
 _CANCELLED: Final = 5
+_INPUT_TOO_LONG: Final = re.compile(r"max_length \((\d+)\) cannot be greater than model context_length \((\d+)\)")
 _APP_NAME: Final = "fastapi-foundry"
 
 
@@ -186,9 +188,24 @@ class LoadedModel:
                 job.running(request)
                 with session.process_request(request) as response:
                     answer = orjson.loads(_openai_json(response))
+            except engine.FoundryLocalException as error:
+                raise self._too_long(error) or error from error
             finally:
                 job.running(None)
         return orjson.dumps(_embeddings_answer(answer, body, self._spec.id, job))
+
+    def _too_long(self, error: engine.FoundryLocalException) -> ContextLengthExceededError | None:
+        """The fact behind the engine's words for an input over the context; None for other errors."""
+        match = _INPUT_TOO_LONG.search(str(error))
+        if match is None:
+            return None
+        prompt_tokens, context_length = int(match[1]), int(match[2])
+        fact = ContextLengthExceededError(
+            prompt_tokens=prompt_tokens, context_length=context_length, model=self._spec.id
+        )
+        fact.param = "input"
+        fact.message = f"An input has {prompt_tokens} tokens; this model's maximum context length is {context_length}."
+        return fact
 
     def _fitting_request(self, session: engine.ChatSession, body: dict[str, Any], job: Job) -> engine.Request:
         """The engine's request with ``max_tokens`` clamped to the room that the prompt leaves."""

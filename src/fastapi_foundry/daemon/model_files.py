@@ -12,7 +12,7 @@ import orjson
 
 from fastapi_foundry.errors import ModelFilesError
 
-__all__ = ["CHAT", "EMBEDDINGS", "ModelFiles", "inspect", "split_id"]
+__all__ = ["CHAT", "EMBEDDINGS", "ModelFiles", "inference_name", "inspect", "split_id"]
 
 CHAT: Final = "chat-completion"
 EMBEDDINGS: Final = "embeddings"
@@ -77,7 +77,7 @@ def inspect(path: Path) -> ModelFiles:
     context = model.get("context_length") or (search.get("max_length") if isinstance(search, dict) else None)
     stat = (path / "genai_config.json").stat()
     return ModelFiles(
-        name=_inference_name(path),
+        name=inference_name(path),
         task=_task(model),
         tool_calling="tools" in _chat_template(path),
         context_length=context if isinstance(context, int) and context > 0 else 0,
@@ -140,7 +140,8 @@ def _chat_template(path: Path) -> str:
     return template if isinstance(template, str) else str(template or "")
 
 
-def _inference_name(path: Path) -> str:
+def inference_name(path: Path) -> str:
+    """``Name`` in ``inference_model.json``, which SDK 2 writes as ``name:version``; empty where there is none."""
     try:
         name = _json_object(path / "inference_model.json").get("Name")
     except ModelFilesError:

@@ -29,6 +29,7 @@ __all__ = ["main"]
 
 # The engine ignores a cancel that comes before its decode has begun.
 _CANCEL_REPEAT_S: Final = 0.01
+_LEAVE_S: Final = 1.0
 Work = tuple["Job", Callable[["Job"], bytes | None]]
 
 
@@ -47,6 +48,8 @@ class FrameWriter:
                 while view:
                     view = view[os.write(self._fd, view) :]
         except OSError:
+            # Nobody reads, so stdin has ended too, and its reader is about to end the process in order.
+            time.sleep(_LEAVE_S)
             os._exit(1)
 
     def send(self, **message: Any) -> None:
@@ -155,6 +158,7 @@ def main() -> None:
     if init is None:
         return
     data_dir = Path(init["data_dir"])
+    _keep_traces_in(data_dir)
     try:
         if init["role"] == "catalog":
             from fastapi_foundry.daemon.catalog_worker import serve_catalog  # noqa: PLC0415 - loads the engine
@@ -166,6 +170,17 @@ def main() -> None:
         shutil.rmtree(data_dir, ignore_errors=True)
         # The engine's own end takes a second and has nothing to save.
         os._exit(0)
+
+
+def _keep_traces_in(data_dir: Path) -> None:
+    """Let the engine write into this process's own directory only.
+
+    It keeps a device id and a queue of telemetry in the user's cache directory, and whatever was queued by a
+    process that could not send it would be sent by the next one that can.
+    """
+    names = ("LOCALAPPDATA", "APPDATA") if os.name == "nt" else ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")
+    for name in names:
+        os.environ[name] = str(data_dir)
 
 
 def _serve_model(init: dict[str, Any], stdin: IO[bytes], writer: FrameWriter) -> None:

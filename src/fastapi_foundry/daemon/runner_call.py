@@ -131,9 +131,11 @@ def end_from_frame(message: dict[str, Any]) -> End:
 def _fact(message: dict[str, Any]) -> FoundryError:
     code, text = message["code"], message["message"]
     if code == "context_length_exceeded":
-        return ContextLengthExceededError(
+        fact = ContextLengthExceededError(
             prompt_tokens=message["prompt_tokens"], context_length=message["context_length"], model=""
         )
+        fact.param, fact.message = message["param"], text
+        return fact
     if code == "engine_failed":
         return EngineFailedError(text)
     if code == "cancelled":

@@ -164,7 +164,7 @@ def make_service(settings: Settings, url: str) -> Service:
     pool.sweep()
     catalog.read_cache()
     store.scan()
-    downloads = Downloads(workers, on_done=lambda: asyncio.to_thread(store.scan, force=True))
+    downloads = Downloads(workers, on_done=lambda: asyncio.to_thread(store.scan))
     return Service(settings=settings, store=store, pool=pool, catalog=catalog, downloads=downloads, url=url)
 
 

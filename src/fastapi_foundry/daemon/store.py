@@ -1,19 +1,18 @@
 """The models on this machine: bundled, in the store, and registered from elsewhere.
 
-The store is ``$FOUNDRY_HOME``, in both layouts that Foundry has used: ``models/<directory>`` and
-``cache/models/<publisher>/<name>/v<n>``. Registrations are remembered in ``registered.json``. Scanning blocks on
+The store is ``$FOUNDRY_HOME``, in every layout that Foundry has used: ``models/<directory>``,
+``cache/models/<publisher>/<name>/v<n>`` and ``cache/models/<publisher>/<name>-<n>`` (what SDK 2 downloads; the files
+may lie one directory deeper). Registrations are remembered in ``registered.json``. Scanning blocks on
 the disk, so the service calls it in a thread; look-ups work on the last scan and never block.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +20,16 @@ from typing import Any, Final
 
 import orjson
 
-from fastapi_foundry.daemon.model_files import CHAT, ModelFiles, inspect, split_id
+from fastapi_foundry.daemon.model_files import CHAT, ModelFiles, inference_name, inspect, split_id
 from fastapi_foundry.errors import InvalidInputError, ModelFilesError, ModelNotFoundError
 
 __all__ = ["DEMO_MODEL_ID", "LocalModel", "ModelStore", "write_json_atomically"]
 
 DEMO_MODEL_ID: Final = "foundry-demo:1"
 _VERSION_SUFFIX: Final = re.compile(r"^(?P<name>.+?)(?::|-v|_v)(?P<version>[0-9]{1,9})$")
+_MODEL_FILES: Final = ("genai_config.json", "inference_model.json", "download.tmp", "tokenizer.json", "model.onnx")
+_MAX_DEPTH: Final = 4
 _VERSION_DIRECTORY: Final = re.compile(r"^v(?P<version>[0-9]{1,9})$")
-# A listing may be asked for often; nobody copies a model into the store this fast.
-_RESCAN_AFTER_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +80,16 @@ class ModelStore:
         self._registry = home / "registered.json"
         self._lock = threading.Lock()
         self._models: dict[str, LocalModel] = {}
-        self._scanned_at = float("-inf")
 
     @property
     def cache_dir(self) -> Path:
         """Where downloads go."""
         return self._home / "cache" / "models"
 
-    def scan(self, *, force: bool = False) -> dict[str, LocalModel]:
-        """Every model by id, from the disk unless it was read a moment ago."""
+    def scan(self) -> dict[str, LocalModel]:
+        """Every model by id, from the disk; takes about a millisecond per model."""
         with self._lock:
-            if force or time.monotonic() - self._scanned_at >= _RESCAN_AFTER_S:
-                self._models = {model.id: model for model in reversed(list(self._found()))}
-                self._scanned_at = time.monotonic()
+            self._models = {model.id: model for model in reversed(list(self._found()))}
             return dict(self._models)
 
     def known(self, name: str, aliases: Mapping[str, str] | None = None) -> LocalModel | None:
@@ -142,12 +138,12 @@ class ModelStore:
         files = inspect(path)
         alias, version = split_id(name or _clean_name(files.name or path.name), param="name" if name else "path")
         model = LocalModel(f"{alias}:{version}", path, "registered", files)
-        existing = self.scan(force=True).get(model.id)
+        existing = self.scan().get(model.id)
         if existing is not None and existing.path != path:
             raise InvalidInputError(f"There is a model '{model.id}' already.", param="name", code="model_exists")
         if existing is None:
             self._write_registry(self._read_registry() | {model.id: str(path)})
-            self.scan(force=True)
+            self.scan()
         return model
 
     def remove(self, model: LocalModel) -> None:
@@ -166,12 +162,11 @@ class ModelStore:
             self._write_registry(registry)
         else:
             shutil.rmtree(model.path)
-            for parent in model.path.parents[:2]:
-                if parent.parent == self._home / "models" or parent in {self._home / "models", self.cache_dir}:
+            for parent in model.path.parents:
+                if parent in {self._home / "models", self.cache_dir} or any(parent.iterdir()):
                     break
-                with contextlib.suppress(OSError):
-                    parent.rmdir()
-        self.scan(force=True)
+                parent.rmdir()
+        self.scan()
 
     def _found(self) -> Iterator[LocalModel]:
         """Every model; where two have one id, the first counts."""
@@ -180,13 +175,12 @@ class ModelStore:
         for model_id, path in self._read_registry().items():
             yield _read(model_id, Path(path), "registered")
         for directory in _subdirectories(self._home / "models"):
-            yield _read(_id_of(directory, None), directory, "store")
-        for publisher in _subdirectories(self.cache_dir):
-            for name in _subdirectories(publisher):
-                for version in _subdirectories(name):
-                    match = _VERSION_DIRECTORY.match(version.name)
-                    if match:
-                        yield _read(_id_of(version, (name.name, int(match["version"]))), version, "store")
+            # A directory without any model in it is shown too, with what it lacks.
+            for found in list(_model_directories(directory)) or [directory]:
+                yield _read(_id_of(found), found, "store")
+        for directory in _subdirectories(self.cache_dir):
+            for found in _model_directories(directory):
+                yield _read(_id_of(found), found, "store")
 
     def _read_registry(self) -> dict[str, str]:
         try:
@@ -222,21 +216,29 @@ def _read(model_id: str, path: Path, source: str) -> LocalModel:
         return LocalModel(model_id, path, source, None, f"The directory cannot be read: {error.strerror}.")
 
 
-def _id_of(directory: Path, cached: tuple[str, int] | None) -> str:
+def _model_directories(directory: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]:
+    """The directories at or below ``directory`` that hold a model's files, complete or not."""
+    if any((directory / name).is_file() for name in _MODEL_FILES):
+        yield directory
+    elif depth:
+        for entry in _subdirectories(directory):
+            yield from _model_directories(entry, depth - 1)
+
+
+def _id_of(directory: Path) -> str:
     """A store directory's id: what ``inference_model.json`` says, else what its place says."""
-    try:
-        name = inspect(directory).name
-    except (ModelFilesError, OSError):
-        name = ""
-    name = _clean_name(name)
+    name = _clean_name(inference_name(directory))
     if ":" in name:
         return name
-    if cached is not None:
-        fallback, version = cached
-        return f"{name or fallback.removesuffix(f'-{version}')}:{version}"
+    version_directory = _VERSION_DIRECTORY.match(directory.name)
+    if version_directory:
+        version = int(version_directory["version"])
+        return f"{name or directory.parent.name.removesuffix(f'-{version}')}:{version}"
     match = _VERSION_SUFFIX.match(directory.name)
     if match:
         return f"{name or match['name']}:{int(match['version'])}"
+    if name and directory.name.startswith(f"{name}-") and directory.name[len(name) + 1 :].isdigit():
+        return f"{name}:{int(directory.name[len(name) + 1 :])}"
     return f"{name or directory.name}:1"
 
 

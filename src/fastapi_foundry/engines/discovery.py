@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import os
 import re
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
 import orjson
@@ -29,6 +32,7 @@ __all__ = ["Discovery", "Found", "loopback_base_urls"]
 
 _CLI_COMMANDS: Final = (("server", "status", "--output", "json"), ("service", "status"))
 _CLI_TIMEOUT_S: Final = 3.0
+_CLI_LOOK_EVERY_S: Final = 0.1
 _MAX_CLI_OUTPUT_BYTES: Final = 256 * 1024
 _MAX_DAEMON_FILE_BYTES: Final = 64 * 1024
 # On loopback a connection comes about within a millisecond; where a closed port drops packets instead of
@@ -206,33 +210,38 @@ def _read_daemon_file(path: Path) -> tuple[list[str], str]:
 
 
 async def _run_bounded(argv: Sequence[str]) -> tuple[str, str]:
-    """Output of a program and why there is none; ends with the time-out, the program too."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-    except OSError as error:
-        return "", f"cannot be run: {error.strerror or error}"
-    stdout = process.stdout
-    assert stdout is not None  # noqa: S101 - asked for above
-    try:
-        async with asyncio.timeout(_CLI_TIMEOUT_S):
-            output = b""
-            while data := await stdout.read(_MAX_CLI_OUTPUT_BYTES - len(output)):
-                output += data
-            if len(output) < _MAX_CLI_OUTPUT_BYTES:
+    """Output of a program, and why it is worth nothing; bounded in time and size."""
+    # A file, not a pipe: a service that the program starts would hold a pipe open for as long as it runs.
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=asyncio.subprocess.STDOUT
+            )
+        except OSError as error:
+            return "", f"cannot be run: {error.strerror or error}"
+        try:
+            outcome = await _wait_bounded(process, output)
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
                 await process.wait()
-    except TimeoutError:
-        return "", f"no end within {_CLI_TIMEOUT_S:g} s"
+        output.seek(0)
+        return output.read(_MAX_CLI_OUTPUT_BYTES).decode("utf-8", "replace"), outcome
+
+
+async def _wait_bounded(process: asyncio.subprocess.Process, output: IO[bytes]) -> str:
+    end = asyncio.create_task(process.wait())
+    try:
+        for _ in range(math.ceil(_CLI_TIMEOUT_S / _CLI_LOOK_EVERY_S)):
+            await asyncio.wait([end], timeout=_CLI_LOOK_EVERY_S)
+            if end.done():
+                return f"status {process.returncode}" if process.returncode else ""
+            if os.fstat(output.fileno()).st_size > _MAX_CLI_OUTPUT_BYTES:
+                return "it does not stop talking"
     finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    return output.decode("utf-8", "replace"), f"status {process.returncode}" if process.returncode else ""
+        end.cancel()
+    return f"no end within {_CLI_TIMEOUT_S:g} s"
 
 
 async def _open_ports(ports: Iterable[int]) -> list[int]:
@@ -254,13 +263,13 @@ async def _open_ports(ports: Iterable[int]) -> list[int]:
 
 
 async def _accepts(port: int) -> bool:
-    loop = asyncio.get_running_loop()
+    address = (_LOOPBACK, port)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         try:
             async with asyncio.timeout(_SCAN_CONNECT_TIMEOUT_S):
-                await loop.sock_connect(sock, (_LOOPBACK, port))
+                await asyncio.get_running_loop().sock_connect(sock, address)
+            # A connection to a free port of the ephemeral range can be met by itself.
+            return bool(sock.getsockname() != sock.getpeername())
         except (OSError, TimeoutError):
             return False
-        # A connection to a free port of the ephemeral range can be met by itself.
-        return bool(sock.getsockname() != sock.getpeername())

@@ -117,10 +117,11 @@ class HttpConnection(asyncio.Protocol):
         try:
             await waiter
         except BaseException:
-            self.abort()
+            # The response may have ended meanwhile, and the connection may carry somebody else's by now.
+            if self._response is response:
+                self._waiter = None
+                self.abort()
             raise
-        finally:
-            self._waiter = None
 
     def _require_transport(self) -> asyncio.Transport:
         assert self._transport is not None  # noqa: S101 - asked for only while connected
@@ -134,7 +135,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self._waiter is None or self._waiter.done():
+        if self._waiter is None:
             return
         if self._loop.time() < self._deadline:
             self._set_timer(self._deadline)
@@ -142,8 +143,9 @@ class HttpConnection(asyncio.Protocol):
             self._fail(ResponseTimeoutError(*self._wait_for))
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _fail(self, failure: HttpError) -> None:
         response, self._response = self._response, None

@@ -82,8 +82,8 @@ async def probe(client: HttpClient, url: str, *, timeout_s: float) -> ProbeResul
 
 
 async def _get_json(client: HttpClient, url: str, timeouts: Timeouts) -> dict[str, Any]:
-    # Not on a kept connection: whether a new one comes about is part of the question.
-    response = await client.request("GET", url, timeouts=timeouts, fresh=True)
+    # On a connection of its own: whether a new one comes about is part of the question.
+    response = await client.request("GET", url, headers={"connection": "close"}, timeouts=timeouts, fresh=True)
     if any(name == _ROLE_HEADER and value.strip() == b"gateway" for name, value in response.raw_headers):
         response.close()
         raise _UnfitError("it is a gateway, not an engine")

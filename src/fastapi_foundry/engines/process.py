@@ -13,10 +13,12 @@ import asyncio
 import contextlib
 import errno
 import socket
+import subprocess
 import sys
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any, Final, TypeVar
 
 import orjson
 
@@ -29,7 +31,10 @@ _MAX_READY_LINE_BYTES: Final = 64 * 1024
 _MAX_FOREIGN_LINES: Final = 100
 _MAX_STDERR_LINE_BYTES: Final = 4096
 _TAIL_LINES: Final = 20
+_LAST_WORDS_S: Final = 0.5
 _BACKLOG: Final = 2048
+
+_T = TypeVar("_T")
 
 
 def bind_first_free(
@@ -94,134 +99,119 @@ class ChildStartError(Exception):
 class ChildProcess:
     """A running child; made by ``start_child``, belongs to the event loop that made it.
 
+    Threads wait for its end and read its pipes: they notice the end at once, also where a grandchild holds
+    the pipes open, and work alike on every platform and event loop.
+
     Attributes:
         pid: The child's process id.
         ready: What its ready line said.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, on_stderr: Callable[[str], None] | None) -> None:
-        self.pid: int = process.pid
+    def __init__(self, popen: subprocess.Popen[bytes], on_stderr: Callable[[str], None] | None) -> None:
+        self.pid: int = popen.pid
         self.ready: dict[str, Any] = {}
-        self._process = process
-        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._popen = popen
         self._on_stderr = on_stderr
-        self._stderr_task = asyncio.create_task(self._forward_stderr(), name=f"stderr of {process.pid}")
-        self._stdout_task: asyncio.Task[None] | None = None
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._loop = asyncio.get_running_loop()
+        self._greeting: asyncio.Future[dict[str, Any] | str] = self._loop.create_future()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self._stderr_read: asyncio.Future[None] = self._loop.create_future()
+        for work in (self._await_end, self._read_stdout, self._read_stderr):
+            threading.Thread(target=work, name=f"{work.__name__} {self.pid}", daemon=True).start()
 
     @property
     def returncode(self) -> int | None:
         """The exit status, negative for the signal that ended it; None while it runs."""
-        return self._process.returncode
+        return self._ended.result() if self._ended.done() else None
 
     @property
     def last_words(self) -> str:
         """The last line of its stderr that says something; empty when there is none."""
-        return next((line for line in reversed(self._tail) if line.strip()), "")
+        return next((line for line in reversed(self._tail.copy()) if line.strip()), "")
 
     async def wait(self) -> int:
         """Wait until it has ended; the exit status."""
-        return await self._process.wait()
+        return await asyncio.shield(self._ended)
 
     async def stop(self, *, polite_s: float = 5.0) -> int:
-        """End it: close its lifeline, then ask by signal, then kill; returns when it has ended.
+        """End it: close its lifeline, then ask by signal, then kill; returns its exit status.
 
         Args:
             polite_s: How long it may take, in seconds, before it is killed; half of it before the signal.
         """
-        with contextlib.suppress(OSError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-        if await self._ended_within(polite_s / 2):
-            return await self._settle()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
-        if await self._ended_within(polite_s / 2):
-            return await self._settle()
-        return await self.kill()
+        self._close_lifeline()
+        if not await self._ended_within(polite_s / 2):
+            with contextlib.suppress(ProcessLookupError):
+                self._popen.terminate()
+            if not await self._ended_within(polite_s / 2):
+                return await self.kill()
+        return self._ended.result()
 
     async def kill(self) -> int:
-        """End it at once; returns when it has ended."""
+        """End it at once; returns its exit status."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-        return await self._settle()
-
-    async def _ended_within(self, timeout_s: float) -> bool:
-        try:
-            await asyncio.wait_for(self._process.wait(), timeout_s)
-        except TimeoutError:
-            return False
-        return True
-
-    async def _settle(self) -> int:
-        """Let the readers finish; a grandchild that holds the pipes open must not hold us."""
-        tasks = [task for task in (self._stderr_task, self._stdout_task) if task is not None]
-        _, late = await asyncio.wait(tasks, timeout=0.5)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late)
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        status = self._process.returncode
-        assert status is not None  # noqa: S101 - every caller has waited for the end
+            self._popen.kill()
+        status = await self.wait()
+        self._close_lifeline()
         return status
 
-    async def read_ready(self, timeout_s: float) -> None:
-        """Read stdout up to the ready line, then keep stdout empty in the background."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                self.ready = await self._ready_line()
-        except TimeoutError:
-            raise ChildStartError(self._with_last_words(f"not ready within {timeout_s:g} s")) from None
-        self._stdout_task = asyncio.create_task(self._discard_stdout(), name=f"stdout of {self.pid}")
+    async def until_ready(self, timeout_s: float) -> None:
+        """Wait for the ready line.
 
-    async def _ready_line(self) -> dict[str, Any]:
-        stdout = self._process.stdout
-        assert stdout is not None  # noqa: S101 - start_child made the pipe
-        for _ in range(_MAX_FOREIGN_LINES):
-            try:
-                line = await stdout.readline()
-            except ValueError:
-                break
-            if not line:
-                status = await self._process.wait()
-                await asyncio.wait([self._stderr_task], timeout=0.5)
-                raise ChildStartError(self._with_last_words(f"it ended with status {status} before it was ready"))
-            message = _json_object(line)
-            if message is None:
-                continue
-            if message.get("event") == "ready":
-                return message
-            if message.get("event") == "failed":
-                raise ChildStartError(str(message.get("error") or "it reported a failure without a reason"))
-        raise ChildStartError("it printed something else than a ready line")
+        Raises:
+            ChildStartError: When there is none within ``timeout_s`` seconds, and in all other cases too.
+        """
+        done, _ = await asyncio.wait([self._greeting], timeout=timeout_s)
+        greeting = self._greeting.result() if done else f"not ready within {timeout_s:g} s"
+        if greeting == "":
+            await self._ended_within(_LAST_WORDS_S)
+            await asyncio.wait([self._stderr_read], timeout=_LAST_WORDS_S)
+            greeting = f"it ended with status {self.returncode} before it was ready"
+        if isinstance(greeting, str):
+            raise ChildStartError(f"{greeting}: {self.last_words}" if self.last_words else greeting)
+        if greeting.get("event") != "ready":
+            raise ChildStartError(str(greeting.get("error") or "it reported a failure without a reason"))
+        self.ready = greeting
 
-    def _with_last_words(self, reason: str) -> str:
-        return f"{reason}: {self.last_words}" if self.last_words else reason
+    def _close_lifeline(self) -> None:
+        if self._popen.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._popen.stdin.close()
 
-    async def _discard_stdout(self) -> None:
-        stdout = self._process.stdout
-        while stdout is not None and await stdout.read(_MAX_READY_LINE_BYTES):
-            pass
+    async def _ended_within(self, timeout_s: float) -> bool:
+        done, _ = await asyncio.wait([self._ended], timeout=timeout_s)
+        return bool(done)
 
-    async def _forward_stderr(self) -> None:
-        stderr = self._process.stderr
-        rest = b""
-        while stderr is not None and (data := await stderr.read(_MAX_STDERR_LINE_BYTES)):
-            *lines, rest = (rest + data).split(b"\n")
-            self._note(lines)
-            if len(rest) > _MAX_STDERR_LINE_BYTES:
-                self._note([rest])
-                rest = b""
-        self._note([rest] if rest else [])
+    # What follows runs in threads.
 
-    def _note(self, lines: Iterable[bytes]) -> None:
-        for line in lines:
-            text = line[:_MAX_STDERR_LINE_BYTES].decode("utf-8", "replace").rstrip()
-            self._tail.append(text)
-            if self._on_stderr is not None and text:
-                self._on_stderr(text)
+    def _tell(self, future: asyncio.Future[_T], value: _T) -> None:
+        def settle() -> None:
+            if not future.done():
+                future.set_result(value)
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+            self._loop.call_soon_threadsafe(settle)
+
+    def _await_end(self) -> None:
+        self._tell(self._ended, self._popen.wait())
+
+    def _read_stdout(self) -> None:
+        assert self._popen.stdout is not None  # noqa: S101 - start_child made the pipe
+        with self._popen.stdout as stdout:
+            self._tell(self._greeting, _greeting(stdout))
+            while stdout.read(_MAX_READY_LINE_BYTES):
+                pass
+
+    def _read_stderr(self) -> None:
+        assert self._popen.stderr is not None  # noqa: S101 - as above
+        with self._popen.stderr as stderr:
+            while line := stderr.readline(_MAX_STDERR_LINE_BYTES):
+                text = line.decode("utf-8", "replace").rstrip()
+                self._tail.append(text)
+                if self._on_stderr is not None and text:
+                    self._on_stderr(text)
+        self._tell(self._stderr_read, None)
 
 
 async def start_child(
@@ -240,30 +230,39 @@ async def start_child(
         argv: Program and arguments; no shell is involved.
         env: The child's whole environment.
         timeout_s: How long it may take to become ready, in seconds.
-        on_stderr: Called with each line of its stderr, for as long as it runs; must not block.
+        on_stderr: Called with each line of its stderr, in a thread, for as long as the child runs.
 
     Raises:
         ChildStartError: When it cannot be started, reports a failure, ends, or is not ready in time.
     """
+    pipe = subprocess.PIPE
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=dict(env),
-            limit=_MAX_READY_LINE_BYTES,
-            **_apart_from_the_terminal(),
+        popen = subprocess.Popen(  # noqa: ASYNC220, S603 - takes a millisecond; our own arguments
+            list(argv), stdin=pipe, stdout=pipe, stderr=pipe, env=dict(env), **_apart_from_the_terminal()
         )
     except OSError as error:
         raise ChildStartError(f"it cannot be started: {error.strerror or error}") from error
-    child = ChildProcess(process, on_stderr)
+    child = ChildProcess(popen, on_stderr)
     try:
-        await child.read_ready(timeout_s)
+        await child.until_ready(timeout_s)
     except BaseException:
         await child.kill()
         raise
     return child
+
+
+def _greeting(stdout: IO[bytes]) -> dict[str, Any] | str:
+    """The ready or failure message, or what came instead; empty for nothing at all."""
+    for _ in range(_MAX_FOREIGN_LINES):
+        line = stdout.readline(_MAX_READY_LINE_BYTES)
+        if not line:
+            return ""
+        message = _json_object(line)
+        if message is not None and message.get("event") in {"ready", "failed"}:
+            return message
+        if not line.endswith(b"\n"):
+            break
+    return "it printed something else than a ready line"
 
 
 def _apart_from_the_terminal() -> dict[str, Any]:

@@ -3,13 +3,11 @@
 One task owns all mutable state of the life cycle. Everybody else reads snapshots, waits for the next
 settled transition, or asks for a check::
 
-                 ┌──────────────── nothing found, may not start ──────────────┐
-                 v                                                            │
-    ABSENT ──> discover ──found──> READY ──lost──> LOST ──> discover / start ─┤
-                 │                   ^                                        │
-                 └──none──> STARTING ┘<───────────────────────────────────────┘
+    ABSENT ──look──> found ───────────> READY ──lost──> LOST ──look, start──> ...
+                └──> none: STARTING ──> READY
 
-What was started here is ended here; nothing else ever is.
+Ours, when it has died, is started again without a look around. What was started here is ended here;
+nothing else ever is.
 """
 
 from __future__ import annotations
@@ -17,9 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Protocol
 
 from fastapi_foundry.engines.base import EngineState, EngineStatus
@@ -27,6 +24,7 @@ from fastapi_foundry.engines.discovery import Discovery, Found
 from fastapi_foundry.engines.http_client import HttpClient
 from fastapi_foundry.engines.probe import EngineKind, ProbeResult, probe
 from fastapi_foundry.engines.process import ChildProcess, ChildStartError
+from fastapi_foundry.engines.restart_policy import RestartPolicy, StartBudget
 from fastapi_foundry.errors import EngineUnavailableError
 from fastapi_foundry.observability.logging import get_logger
 
@@ -47,33 +45,6 @@ class Starter(Protocol):
         Raises:
             ChildStartError: When it does not become ready.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
-    """How eagerly a lost engine is looked for and started again; all in seconds.
-
-    Attributes:
-        first_delay_s: Before the second attempt; the first is immediate. Doubles with each failure.
-        max_delay_s: The longest pause while the budget lasts.
-        budget: Starts within ``window_s`` before it is called a crash loop.
-        window_s: See ``budget``.
-        slow_delay_s: Between attempts in a crash loop, and between searches when nothing may be started.
-        check_every_s: Between probes of a ready engine.
-        min_check_gap_s: Reports of a loss closer together than this share one probe.
-        probe_timeout_s: For each request of a probe.
-        silent_probes: So many silent probes in a row make an engine that accepts connections count as lost.
-    """
-
-    first_delay_s: float = 0.2
-    max_delay_s: float = 5.0
-    budget: int = 5
-    window_s: float = 60.0
-    slow_delay_s: float = 15.0
-    check_every_s: float = 5.0
-    min_check_gap_s: float = 0.05
-    probe_timeout_s: float = 2.0
-    silent_probes: int = 3
 
 
 class Supervisor:
@@ -104,11 +75,10 @@ class Supervisor:
         self._base_url = base_url
         self._policy = policy or RestartPolicy()
         self._clock = clock
-        self._status = EngineStatus(EngineState.ABSENT, url=base_url, reason="not looked for yet")
+        self._status = EngineStatus(EngineState.ABSENT, url=base_url, reason="it has not been looked for yet")
         self._kind = EngineKind.OPENAI
         self._child: ChildProcess | None = None
-        self._starts: deque[float] = deque(maxlen=self._policy.budget + 1)
-        self._restarts = 0
+        self._budget = StartBudget(self._policy, clock)
         self._in_vain = False
         self._checks_asked = 0
         self._checks_done = 0
@@ -137,9 +107,8 @@ class Supervisor:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
-        self._settle(
-            EngineStatus(EngineState.ABSENT, url=self._base_url, reason="the gateway is stopping"), in_vain=True
-        )
+        ended = EngineStatus(EngineState.ABSENT, url=self._base_url, reason="the gateway is stopping")
+        self._settle(ended, in_vain=True)
         await self._end_child()
 
     async def wait_ready(self, timeout_s: float) -> EngineStatus:
@@ -193,25 +162,24 @@ class Supervisor:
                 await self._watch()
             except Exception:  # the loop must outlive what nobody foresaw
                 logger.exception("engine supervision stumbled and goes on")
-                self._settle(
-                    replace(self._status, state=EngineState.LOST, reason="supervision stumbled"), in_vain=False
-                )
+                self._settle(replace(self._status, state=EngineState.LOST, reason="supervision stumbled"))
+                await self._end_child()
                 await asyncio.sleep(self._policy.first_delay_s)
 
     async def _obtain(self) -> None:
         """Return when an engine is ready: the explicit one, one that was found, or ours."""
         failures = 0
-        while True:
-            reason = await self._attempt(look_first=failures > 0 or not self._status.supervised)
-            if reason is None:
-                return
+        ours_died = self._status.supervised
+        while (reason := await self._attempt(look_first=failures > 0 or not ours_died)) is not None:
             failures += 1
-            delay_s = self._delay_after(failures)
-            self._settle(
-                replace(self._status, state=self._missing_state(), reason=reason, pid=None), in_vain=self._hopeless()
-            )
-            logger.warning("engine unavailable", reason=reason, url=self._status.url, next_try_in_s=delay_s)
-            await self._pause(delay_s)
+            in_vain = self._starter is None or self._budget.is_spent
+            if reason != self._status.reason:
+                logger.warning("engine unavailable", reason=reason, url=self._status.url, attempts=failures)
+            state = EngineState.ABSENT if self._status.url is None else EngineState.LOST
+            missing = replace(self._status, state=state, reason=reason, pid=None, supervised=False, tried=self._tried())
+            self._settle(missing, in_vain=in_vain)
+            if self._starter is None:
+                await self._pause(self._policy.pause_after(failures))
 
     async def _attempt(self, *, look_first: bool) -> str | None:
         """Try once; None when an engine is ready, else why there is none.
@@ -222,7 +190,7 @@ class Supervisor:
         if self._base_url is not None:
             seen = await self._probe(self._base_url)
             if seen.kind is None:
-                return f"{self._base_url}: {seen.outcome}"
+                return seen.outcome
             self._take(Found(self._base_url, "base_url", seen))
             return None
         if self._discovery is not None and look_first:
@@ -235,38 +203,41 @@ class Supervisor:
         return await self._start_ours(self._starter)
 
     async def _start_ours(self, starter: Starter) -> str | None:
-        tried = tuple(self._discovery.tried) if self._discovery is not None else ()
-        restarts, self._restarts = self._restarts, self._restarts + 1
+        before = self._status
+        if pause_s := self._budget.pause_s:
+            if self._budget.is_spent:
+                logger.critical("service in a crash loop", reason=before.reason, next_start_in_s=pause_s)
+                self._settle(before, in_vain=True)
+            await asyncio.sleep(pause_s)
         starting = EngineStatus(
             EngineState.STARTING,
-            reason="it is starting",
+            reason=before.reason if self._in_vain else "it is starting",
             supervised=True,
             found_by="started",
-            tried=tried,
-            restarts=restarts,
+            tried=self._tried(),
+            restarts=self._budget.total,
         )
-        self._settle(starting, in_vain=self._hopeless())
-        self._starts.append(self._clock())
+        self._settle(starting, in_vain=self._in_vain)
+        self._budget.note_start()
         began = self._clock()
         try:
             child = await starter()
         except ChildStartError as error:
-            return f"our service does not start ({error})"
+            return f"our service does not start: {error}"
         self._child = child
-        url = str(child.ready.get("url", ""))
         self._kind = EngineKind.OURS
-        self._settle(replace(starting, state=EngineState.READY, url=url, reason="", pid=child.pid), in_vain=False)
-        logger.info("service started", url=url, pid=child.pid, restarts=restarts, duration=self._clock() - began)
+        url = str(child.ready.get("url", ""))
+        self._settle(replace(starting, state=EngineState.READY, url=url, reason="", pid=child.pid))
+        logger.info(
+            "service started", url=url, pid=child.pid, restarts=starting.restarts, duration=self._clock() - began
+        )
         return None
 
     def _take(self, found: Found) -> None:
-        tried = tuple(self._discovery.tried) if self._discovery is not None else ()
         self._kind = found.kind
-        self._settle(
-            EngineStatus(EngineState.READY, found.url, found_by=found.found_by, pid=found.probe.pid, tried=tried),
-            in_vain=False,
-        )
-        logger.info("engine found", url=found.url, found_by=found.found_by, kind=str(found.kind), pid=found.probe.pid)
+        pid = found.probe.pid
+        self._settle(EngineStatus(EngineState.READY, found.url, found_by=found.found_by, pid=pid, tried=self._tried()))
+        logger.info("engine found", url=found.url, found_by=found.found_by, kind=str(found.kind), pid=pid)
 
     async def _watch(self) -> None:
         """Return when the ready engine is lost."""
@@ -286,7 +257,7 @@ class Supervisor:
             if ended is not None:
                 ended.cancel()
         self._client.close_idle()
-        self._settle(replace(self._status, state=EngineState.LOST, reason=reason, pid=None), in_vain=False)
+        self._settle(replace(self._status, state=EngineState.LOST, reason=reason, pid=None))
         logger.critical("engine lost", url=self._status.url, reason=reason, supervised=self._status.supervised)
         await self._end_child(polite_s=1.0)
 
@@ -323,7 +294,7 @@ class Supervisor:
         self._kind = seen.kind
         self._checks_done = ticket
         self._announce()
-        await asyncio.sleep(self._policy.min_check_gap_s)
+        await asyncio.sleep(self._policy.check_gap_s)
         return None
 
     async def _probe(self, url: str) -> ProbeResult:
@@ -336,34 +307,18 @@ class Supervisor:
             self._child = None
             logger.info("service ended", pid=child.pid, status=status)
 
-    async def _pause(self, delay_s: float) -> None:
-        """Wait; shorter where looking again costs nothing and somebody asks."""
-        if self._starter is not None:
-            await asyncio.sleep(delay_s)
-            return
+    async def _pause(self, pause_s: float) -> None:
+        """Wait between two looks around; shorter when somebody asks, though never a busy loop."""
         self._wanted.clear()
         await asyncio.sleep(self._policy.first_delay_s)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(delay_s):
+            async with asyncio.timeout(pause_s):
                 await self._wanted.wait()
 
-    def _missing_state(self) -> EngineState:
-        return EngineState.ABSENT if self._status.url is None else EngineState.LOST
+    def _tried(self) -> tuple[tuple[str, str, str], ...]:
+        return tuple(self._discovery.tried) if self._discovery is not None else ()
 
-    def _hopeless(self) -> bool:
-        """Whether somebody who waits waits in vain, as far as can be known."""
-        return self._starter is None or self._is_crash_loop()
-
-    def _is_crash_loop(self) -> bool:
-        starts = self._starts
-        return len(starts) > self._policy.budget and self._clock() - starts[0] < self._policy.window_s
-
-    def _delay_after(self, failures: int) -> float:
-        if self._base_url is None and self._hopeless():
-            return self._policy.slow_delay_s
-        return min(self._policy.first_delay_s * 2.0 ** (failures - 1), self._policy.max_delay_s)
-
-    def _settle(self, status: EngineStatus, *, in_vain: bool) -> None:
+    def _settle(self, status: EngineStatus, *, in_vain: bool = False) -> None:
         self._status = status
         self._in_vain = in_vain
         self._checks_done = self._checks_asked

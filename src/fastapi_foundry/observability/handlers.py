@@ -7,8 +7,10 @@ making; and it rotates a file away under another process that still writes to it
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +20,7 @@ from fastapi_foundry.observability.records import Event, as_text_line
 __all__ = ["Console", "RotatingFile"]
 
 _RETRY_ROTATION_BYTES: Final = 1_048_576
+_LINE_S: Final = 0.01  # far longer than the writing of a line
 
 
 class RotatingFile:
@@ -38,8 +41,13 @@ class RotatingFile:
         self._backup_count = backup_count
         self._fd = -1
         self._size = 0
-        self._broken_line = False
         self._open()
+        # What a crash cut off must not run into the first line of ours. Looked at once more, because
+        # another process may be in the middle of a line.
+        self._broken_line = self._ends_within_line()
+        if self._broken_line:
+            time.sleep(_LINE_S)
+            self._broken_line = self._ends_within_line()
 
     def write(self, lines: Iterable[bytes]) -> None:
         """Append whole lines; raises ``OSError`` when the disk is full or the directory is gone."""
@@ -65,9 +73,13 @@ class RotatingFile:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         self._fd = os.open(self.path, flags, 0o640)
         self._size = os.fstat(self._fd).st_size
-        if self._size:
-            os.lseek(self._fd, -1, os.SEEK_END)
-            self._broken_line = os.read(self._fd, 1) != b"\n"
+
+    def _ends_within_line(self) -> bool:
+        size = os.fstat(self._fd).st_size
+        if not size:
+            return False
+        os.lseek(self._fd, size - 1, os.SEEK_SET)
+        return os.read(self._fd, 1) != b"\n"
 
     def _follow(self) -> None:
         if self._fd < 0:
@@ -99,29 +111,51 @@ class RotatingFile:
         self._broken_line = False
 
     def _rotate(self) -> None:
+        # The lock is on the file itself: whoever waited for it finds another file under the name, or none.
+        _lock(self._fd)
         before = self._fd
         self._follow()
-        if self._fd != before and self._size < self._max_bytes:
+        if self._fd != before or self._size == 0:
             return  # another process was quicker
+        try:
+            self._shift()
+        except OSError:
+            # Windows refuses while another process has the file open; it grows on and is tried again later.
+            self._size = max(0, self._max_bytes - _RETRY_ROTATION_BYTES)
+            return
         self.close()
+        self._open()
+
+    def _shift(self) -> None:
+        if os.name == "nt":
+            self.close()
         try:
             if self._backup_count == 0:
                 self.path.unlink(missing_ok=True)
-            else:
-                for number in range(self._backup_count - 1, 0, -1):
-                    older = self._backup(number)
-                    if older.exists():
-                        older.replace(self._backup(number + 1))
-                self.path.replace(self._backup(1))
+                return
+            for number in range(self._backup_count - 1, 0, -1):
+                older = self._backup(number)
+                if older.exists():
+                    older.replace(self._backup(number + 1))
+            self.path.replace(self._backup(1))
         except OSError:
-            # Windows refuses while another process has the file open; it grows on and is tried again later.
-            self._open()
-            self._size = max(0, self._max_bytes - _RETRY_ROTATION_BYTES)
-            return
-        self._open()
+            if self._fd < 0:
+                self._open()
+            raise
 
     def _backup(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")
+
+
+def _lock(descriptor: int) -> None:
+    """Wait for the lock on an open file; closing the file gives it back."""
+    if sys.platform == "win32":
+        return
+    import fcntl  # noqa: PLC0415 - Windows does not have it
+
+    # File systems without locks are left to chance.
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 class Console:

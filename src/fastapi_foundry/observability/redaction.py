@@ -6,9 +6,9 @@ import functools
 import itertools
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
-__all__ = ["REDACTED", "is_secret_name", "plain", "redacted", "redacted_text"]
+__all__ = ["REDACTED", "plain", "redacted", "redacted_text"]
 
 REDACTED: Final = "[redacted]"
 
@@ -61,19 +61,11 @@ _PATTERN: Final = re.compile(
 
 
 @functools.lru_cache(maxsize=1024)
-def is_secret_name(name: str) -> bool:
-    """True when a field of that name holds a secret, whatever its type."""
-    words = _split(name)
-    return not _SECRET_WORDS.isdisjoint(words) or any(pair in _SECRET_PAIRS for pair in itertools.pairwise(words))
-
-
-@functools.lru_cache(maxsize=1024)
-def _is_token_name(name: str) -> bool:
-    return not _TOKEN_WORDS.isdisjoint(_split(name))
-
-
-def _split(name: str) -> list[str]:
-    return [word.lower() for word in _WORDS.findall(name)]
+def _kind_of(name: str) -> Literal["harmless", "secret", "token"]:
+    words = [word.lower() for word in _WORDS.findall(name)]
+    if not _SECRET_WORDS.isdisjoint(words) or any(pair in _SECRET_PAIRS for pair in itertools.pairwise(words)):
+        return "secret"
+    return "harmless" if _TOKEN_WORDS.isdisjoint(words) else "token"
 
 
 def redacted(name: str, value: object) -> object:
@@ -83,9 +75,10 @@ def redacted(name: str, value: object) -> object:
     """
     if value is None:
         return None
-    if is_secret_name(name) or (not isinstance(value, int | float) and _is_token_name(name)):
+    kind = _kind_of(name)
+    if kind != "harmless" and (kind == "secret" or not isinstance(value, int | float)):
         return REDACTED
-    return _redacted_value(value)
+    return redacted_text(value) if isinstance(value, str) else _redacted_value(value)
 
 
 def _redacted_value(value: object) -> object:

@@ -61,9 +61,10 @@ class ModelsService:
             ModelNotFoundError: When there is none.
             EngineError: When the engine does not tell.
         """
-        for card in await self.cards():
-            if name == card.id or name == card.extra.get("alias"):
-                return card
+        for fresh in (False, True):
+            for card in await self.cards(fresh=fresh):
+                if name in (card.id, card.extra.get("alias")):
+                    return card
         raise self._not_found(name)
 
     async def require_known(self, name: str) -> None:
@@ -77,7 +78,8 @@ class ModelsService:
         if name in self._names:
             return
         try:
-            await self.cards()
+            # However fresh the list is, the model may have come since: registered or downloaded a moment ago.
+            await self.cards(fresh=True)
         except EngineError:
             return
         if name not in self._names:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import mimetypes
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from starlette.applications import Starlette
-from starlette.requests import Request
+from fastapi import FastAPI
 from starlette.responses import FileResponse, Response
-from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 __all__ = ["mount_web"]
@@ -32,26 +31,24 @@ class _RevalidatedFiles(StaticFiles):
         return response
 
 
-def mount_web(app: Starlette) -> None:
+def mount_web(app: FastAPI) -> None:
     """Add the pages, the files that they need and the API documentation to ``app``."""
     # Windows takes the types from its registry, where anybody may have changed them.
     mimetypes.add_type("text/javascript", ".js")
     mimetypes.add_type("text/css", ".css")
-    app.router.routes.extend(
-        [
-            Route("/", _page("index.html"), name="index"),
-            Route("/chat.html", _page("chat.html", "index.html"), name="chat"),
-            Route("/docs", _page("docs/index.html", csp=_DOCS_CSP), name="docs"),
-        ]
-    )
+    for path, name, page in (
+        ("/", "index", _page("index.html")),
+        ("/chat.html", "chat", _page("chat.html", "index.html")),
+        ("/docs", "docs", _page("docs/index.html", csp=_DOCS_CSP)),
+    ):
+        app.add_api_route(path, page, methods=["GET", "HEAD"], name=name, include_in_schema=False)
     app.mount("/static", _RevalidatedFiles(directory=STATIC), name="static")
 
 
-def _page(*names: str, csp: str | None = None) -> Any:
+def _page(*names: str, csp: str | None = None) -> Callable[[], Awaitable[Response]]:
     """An endpoint for the first of ``names`` that exists."""
 
-    async def page(request: Request) -> Response:
-        del request
+    async def page() -> Response:
         path = next(path for name in names if (path := STATIC / name).is_file())
         headers = {"cache-control": _REVALIDATE}
         return FileResponse(path, headers=headers if csp is None else headers | {"content-security-policy": csp})

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -306,8 +309,6 @@ def test_settings_cannot_be_changed():
 
 
 def test_loading_takes_less_than_10_ms(config):
-    import time
-
     path = config({"fastapi_server": {"port": 9701}})
     durations = []
     for _ in range(5):
@@ -318,9 +319,6 @@ def test_loading_takes_less_than_10_ms(config):
 
 
 def test_importing_settings_reads_nothing_and_imports_nothing_heavy():
-    import subprocess
-    import sys
-
     code = (
         "import sys; seen = []\n"
         "sys.addaudithook(lambda event, args: seen.append(args[0]) if event == 'open' else None)\n"

@@ -32,7 +32,13 @@ def refused(model: Any, body: dict[str, Any]) -> InvalidInputError:
     [
         {"messages": [{"role": role, "content": "x"} for role in ("developer", "system", "user", "assistant")]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url", "url": {}}]}]},
-        {"messages": [USER, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "content": "", "tool_call_id": "c1"}]},
+        {
+            "messages": [
+                USER,
+                {"role": "assistant", "tool_calls": [CALL]},
+                {"role": "tool", "content": "", "tool_call_id": "c1"},
+            ]
+        },
         {"messages": [{"role": "assistant", "content": None, "refusal": "no"}]},
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "look"}}},
         {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False},

@@ -9,7 +9,7 @@ from fastapi_foundry.wire.sse import DONE, Event, SSEDecoder, WholeFrames, comme
 
 STREAM = (
     b"\xef\xbb\xbf: a comment\r\n\r\n"
-    b"event: delta\ndata: {\"a\":1}\n\n"
+    b'event: delta\ndata: {"a":1}\n\n'
     b"data: line one\r\ndata: line \xc3\xa4\r\n\r\n"
     b"id: 7\rdata:no blank\r\r"
     b"data\n\n"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -49,14 +49,14 @@ PROMPT_SHARE = 0.3
 
 def to_batch(examples: list[Example], padding: int, prompt_weight: float) -> Batch:
     """Pad to the longest example."""
-    draw = numpy.random.default_rng(len(examples))
+    draw = np.random.default_rng(len(examples))
     length = max(len(example.tokens) for example in examples)
-    tokens = numpy.full((len(examples), length), padding, dtype=numpy.int64)
-    weights = numpy.zeros((len(examples), length), dtype=numpy.float32)
+    tokens = np.full((len(examples), length), padding, dtype=np.int64)
+    weights = np.zeros((len(examples), length), dtype=np.float32)
     for row, example in enumerate(examples):
         size = len(example.tokens)
         tokens[row, :size] = example.tokens
-        learned = numpy.asarray(example.learned, dtype=numpy.float32)
+        learned = np.asarray(example.learned, dtype=np.float32)
         looked_at = draw.random(size) < PROMPT_SHARE
         weights[row, :size] = learned + (1.0 - learned) * prompt_weight * looked_at
     return Batch(
@@ -71,17 +71,18 @@ def batches(
     examples: Iterator[Example],
     rng: random.Random,
     *,
-    batch_tokens: int,
+    batch_tokens: Callable[[], int],
     padding: int,
     prompt_weight: float,
     pool_size: int = 2048,
 ) -> Iterator[Batch]:
-    """Batches of about ``batch_tokens`` tokens, each of examples of similar length."""
+    """Batches of about ``batch_tokens()`` tokens, each of examples of similar length."""
     while True:
         pool = sorted((next(examples) for _ in range(pool_size)), key=lambda e: len(e.tokens))
+        largest = batch_tokens()
         groups: list[list[Example]] = [[]]
         for example in pool:
-            if groups[-1] and (len(groups[-1]) + 1) * len(example.tokens) > batch_tokens:
+            if groups[-1] and (len(groups[-1]) + 1) * len(example.tokens) > largest:
                 groups.append([])
             groups[-1].append(example)
         rng.shuffle(groups)

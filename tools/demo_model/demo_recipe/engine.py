@@ -42,7 +42,8 @@ class DemoEngine:
         )
         FoundryLocalManager.initialize(configuration)
         manager = FoundryLocalManager.instance
-        assert manager is not None
+        if manager is None:
+            raise EngineError("the SDK made no manager")
         self._manager = manager
         catalog = manager.get_catalog(CatalogType.LOCAL)
         if catalog.get_model_variant(MODEL_ID) is not None:
@@ -52,7 +53,8 @@ class DemoEngine:
                 builder.set_string_property(key, value)
             catalog.register_model(str(model_directory.resolve()), MODEL_ID, builder)
         model = catalog.get_model_variant(MODEL_ID)
-        assert model is not None
+        if model is None:
+            raise EngineError(f"{MODEL_ID} was registered but is not in the catalogue")
         self._model = model
         model.load()
 

@@ -182,7 +182,9 @@ def stopping_skill(count: int = 120) -> Skill:
             part, messages = "long text", user(text)
         else:
             part, messages = "odd input", user(odd_input(entities, held_back=True))
-        cases.append(Case(part, {"messages": messages}, lambda c: stopped(c) and bool(text_of(c)), "any text that ends"))
+        cases.append(
+            Case(part, {"messages": messages}, lambda c: stopped(c) and bool(text_of(c)), "any text that ends")
+        )
     return Skill("stopping", cases)
 
 
@@ -200,7 +202,9 @@ def check_disjoint() -> None:
     """
     taught = {_plain(q) for f in FACTS for q in f.taught} | {_plain(q) for t in greetings.SMALL_TALK for q in t.taught}
     taught |= {_plain(q) for q in greetings.UNKNOWN_TAUGHT} | {_plain(q) for q in greetings.FOREIGN_TAUGHT}
-    held = {_plain(q) for f in FACTS for q in f.held_back} | {_plain(q) for t in greetings.SMALL_TALK for q in t.held_back}
+    held = {_plain(q) for f in FACTS for q in f.held_back} | {
+        _plain(q) for t in greetings.SMALL_TALK for q in t.held_back
+    }
     held |= {_plain(q) for q in greetings.UNKNOWN_HELD_BACK} | {_plain(q) for q in greetings.FOREIGN_HELD_BACK}
     both = taught & held
     for kind in KINDS:

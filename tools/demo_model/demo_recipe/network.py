@@ -7,7 +7,7 @@ starting weights can be laid out by hand (see ``starting_weights``).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class Shape:
     heads: int = 4
     inner: int = 512
     context: int = 4096
-    rope_theta: float = 10000.0
+    rope_theta: float = 500000.0
     norm_epsilon: float = 1e-6
 
     @property
@@ -96,7 +96,8 @@ class Attention(nn.Module):
         value = self.v_proj(hidden).view(view).transpose(1, 2)
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, size))
+        joined: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, size))
+        return joined
 
 
 class GatedMLP(nn.Module):
@@ -110,7 +111,8 @@ class GatedMLP(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Transform each position on its own."""
-        return self.down_proj(functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+        output: Tensor = self.down_proj(functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+        return output
 
 
 class Block(nn.Module):
@@ -125,8 +127,9 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """Apply the layer."""
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), cosine, sine)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+        mixed: Tensor = hidden + self.self_attn(self.input_layernorm(hidden), cosine, sine)
+        output: Tensor = mixed + self.mlp(self.post_attention_layernorm(mixed))
+        return output
 
 
 class DemoNetwork(nn.Module):
@@ -142,6 +145,10 @@ class DemoNetwork(nn.Module):
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
 
+    def attention(self, layer: int) -> Attention:
+        """The attention of one layer, counted from 0."""
+        return cast("Block", self.layers[layer]).self_attn
+
     def hidden_states(self, tokens: Tensor) -> Tensor:
         """Final hidden states, (batch, tokens, size), of token ids (batch, tokens)."""
         length = tokens.shape[1]
@@ -149,7 +156,8 @@ class DemoNetwork(nn.Module):
         hidden: Tensor = self.embed_tokens(tokens)
         for layer in self.layers:
             hidden = layer(hidden, cosine, sine)
-        return self.norm(hidden)  # type: ignore[no-any-return]
+        normed: Tensor = self.norm(hidden)
+        return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token for each given hidden state."""

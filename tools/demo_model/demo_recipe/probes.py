@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 
-from demo_recipe.batches import Batch, encode, to_batch
+from demo_recipe.batches import Batch, Example, encode, to_batch
 from demo_recipe.chat_format import END_OF_TEXT, Conversation, Message
 from demo_recipe.data.context_questions import ContextQuestions
 from demo_recipe.data.greetings import SMALL_TALK
 from demo_recipe.data.product_facts import FACTS
 from demo_recipe.data.tool_calls import ToolCalls
+from demo_recipe.network import DemoNetwork
+from demo_recipe.tokenizer import token_id
 
 
 @dataclass(frozen=True)
@@ -39,26 +41,25 @@ def held_back_probes(tokenizer: Tokenizer, size: int) -> list[Probe]:
         "product": [_pair(q, f.answer) for f in FACTS for q in f.held_back],
         "talk": [_pair(q, t.answer) for t in SMALL_TALK for q in t.held_back],
     }
-    padding = tokenizer.token_to_id(END_OF_TEXT)
+    padding = token_id(tokenizer, END_OF_TEXT)
     return [
-        Probe(name, tuple(_batches([encode(c, tokenizer) for c in items], padding)))
-        for name, items in sets.items()
+        Probe(name, tuple(_batches([encode(c, tokenizer) for c in items], padding))) for name, items in sets.items()
     ]
 
 
-def exact_rate(network: torch.nn.Module, probe: Probe) -> float:
+def exact_rate(network: DemoNetwork, probe: Probe) -> float:
     """Share of the probe's conversations whose learned tokens are all the likeliest."""
     right = total = 0
     with torch.no_grad():
         for batch in probe.batches:
-            best = network.logits(network.hidden_states(batch.tokens)).argmax(-1)  # type: ignore[operator]
+            best = network.logits(network.hidden_states(batch.tokens)).argmax(-1)
             wrong = (best != batch.targets) & (batch.weights > 0)
             right += int((~wrong.any(dim=1)).sum())
             total += len(batch.tokens)
     return right / total
 
 
-def _batches(examples: list, padding: int) -> list[Batch]:  # type: ignore[type-arg]
+def _batches(examples: list[Example], padding: int) -> list[Batch]:
     ordered = sorted(examples, key=lambda example: len(example.tokens))
     return [to_batch(ordered[i : i + 16], padding, 0.0) for i in range(0, len(ordered), 16)]
 

@@ -38,8 +38,7 @@ def prepare(network: DemoNetwork, generator: torch.Generator) -> None:
     """Fill all weights in place."""
     shape = network.shape
     _fill_with_noise(network, generator)
-    first = network.layers[0].self_attn
-    assert isinstance(first, Attention)
+    first = network.attention(0)
     read, written = {}, {}
     for head, back in enumerate((1, 2, 3)):
         read[back] = _orthogonal(shape.head_size, shape.hidden, generator)
@@ -49,8 +48,7 @@ def prepare(network: DemoNetwork, generator: torch.Generator) -> None:
         first.v_proj.weight[span] = read[back]
         first.o_proj.weight[:, span] = written[back].T * WRITTEN_SHARE
     for layer in (1, 2):
-        attention = network.layers[layer].self_attn
-        assert isinstance(attention, Attention)
+        attention = network.attention(layer)
         for head, back in enumerate((1, 2)):
             _match(attention, shape, head, read[back], written[back])
             span = _span(shape, head)
@@ -75,7 +73,8 @@ def _fill_with_noise(network: DemoNetwork, generator: torch.Generator) -> None:
 def _orthogonal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     """A matrix (rows, columns) with orthonormal rows."""
     square = torch.randn(columns, columns, generator=generator)
-    return torch.linalg.qr(square).Q[:rows]
+    rotation: Tensor = torch.linalg.qr(square).Q
+    return rotation[:rows]
 
 
 def _span(shape: Shape, head: int) -> slice:

@@ -11,8 +11,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
-from tokenizers import pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from demo_recipe.chat_format import (
     CHAT_TEMPLATE,
@@ -38,7 +37,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     markers = len(SPECIAL_TOKENS) + len(VISIBLE_MARKERS)
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size - markers,
@@ -50,6 +49,18 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in VISIBLE_MARKERS])
     return tokenizer
+
+
+def token_id(tokenizer: Tokenizer, text: str) -> int:
+    """The id of a token that must exist.
+
+    Raises:
+        KeyError: It does not.
+    """
+    found = tokenizer.token_to_id(text)
+    if found is None:
+        raise KeyError(text)
+    return int(found)
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path, context_length_tokens: int) -> None:

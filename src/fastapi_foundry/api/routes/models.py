@@ -20,7 +20,7 @@ __all__ = ["router"]
 
 router = APIRouter(prefix="/api/v1/models", tags=["Models"])
 
-_ERRORS: Final = native_errors(400, 404, 408, 429, 502, 503)
+_ERRORS: Final = native_errors(400, 404, 408, 413, 429, 502, 503)
 
 
 @router.get("", response_model=NativeModelList, responses=native_errors(408, 502, 503))

@@ -3,6 +3,7 @@
 import { health } from "./api.js";
 
 const INTERVAL_MS = 10_000;
+const TROUBLED_INTERVAL_MS = 2000;
 const WORDS = {
   healthy: "Ready",
   degraded: "Engine not ready",
@@ -22,15 +23,21 @@ export class HealthDot extends EventTarget {
     this.state = "unknown";
   }
 
+  /** Asks from now on: often while something is wrong, and never while nobody looks. */
   start() {
-    const tick = () => {
+    document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "visible") {
         this.check();
       }
-    };
-    document.addEventListener("visibilitychange", tick);
-    setInterval(tick, INTERVAL_MS);
-    this.check();
+    });
+    this.watch();
+  }
+
+  async watch() {
+    if (document.visibilityState === "visible") {
+      await this.check();
+    }
+    setTimeout(() => this.watch(), this.state === "healthy" ? INTERVAL_MS : TROUBLED_INTERVAL_MS);
   }
 
   /** Asks now; a change of state is an event. */

@@ -15,6 +15,8 @@ from demo_recipe.data.fact_kinds import KINDS, FactKind, slot_values, slots_of
 from demo_recipe.data.words import Entities
 
 ABSENT = "The context does not say."
+EASY_UNTIL = 0.12
+"""Share of the training in which contexts are short and tools are few."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +74,32 @@ class ContextQuestions:
 
     def task(self, passages: int, *, absent: bool, longest: int = 3) -> ContextTask:
         """A task with this many passages of 1 to ``longest`` sentences."""
-        sizes = [self.rng.choice((1, 1, 2, longest)) for _ in range(passages)]
         target = self.any_fact()
+        groups = self._groups(target, passages, absent=absent, longest=longest)
+        return ContextTask(_texts(groups), target.question, _answer(groups, target))
+
+    def _groups(self, target: Fact, passages: int, *, absent: bool, longest: int) -> list[list[Fact]]:
+        """Facts for each passage; none but the target answers the target's question."""
+        sizes = [self.rng.choice((1, 1, 2, longest)) for _ in range(passages)]
         facts = [] if absent else [target]
         while len(facts) < sum(sizes):
             other = self._distractor(target)
-            if other.kind != target.kind or not target.asked <= other.told:
+            if not _answers(other, target):
                 facts.append(other)
         self.rng.shuffle(facts)
-        grouped, start = [], 0
-        for size in sizes:
-            grouped.append(facts[start : start + size])
-            start += size
-        texts = tuple(" ".join(f.sentence for f in group) for group in grouped)
-        if absent:
-            return ContextTask(texts, target.question, ABSENT)
-        place = next(i for i, group in enumerate(grouped) if target in group)
-        return ContextTask(texts, target.question, f"{target.sentence} [{place + 1}]")
+        ends = [sum(sizes[: i + 1]) for i in range(passages)]
+        return [facts[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+    def more_questions(self, groups: list[list[Fact]], target: Fact, count: int) -> list[tuple[str, str]]:
+        """Further questions about the same passages, and their answers."""
+        facts = [fact for group in groups for fact in group]
+        others = [fact for fact in facts if fact is not target]
+        found = []
+        for fact in self.rng.sample(others, min(count, len(others))):
+            asked = self.any_fact() if self.rng.random() < 0.2 else fact
+            if not any(_answers(other, asked) for other in facts if other is not asked):
+                found.append((asked.question, _answer(groups, asked)))
+        return found
 
     def _distractor(self, target: Fact) -> Fact:
         """Another fact; often of the same kind, so that only the entities differ."""
@@ -96,11 +107,25 @@ class ContextQuestions:
             return self.fact(next(kind for kind in KINDS if kind.name == target.kind))
         return self.any_fact()
 
-    def conversation(self, *, long: bool = False) -> Conversation:
-        """A training conversation in a random layout; ``long`` ones have more sentences."""
-        passages = self.rng.choice((3, 4, 5, 6) if long else (1, 1, 2, 2, 3, 3, 4, 5, 6))
-        longest = self.rng.choice((4, 6, 8)) if long else 3
-        return self.layout(self.task(passages, absent=self.rng.random() < 0.2, longest=longest))
+    def conversation(self, progress: float) -> Conversation:
+        """A training conversation in a random layout: short ones first, some long ones last.
+
+        Most go on with further questions about the same passages, because the passages
+        are what a training step spends its time on.
+        """
+        rng = self.rng
+        passages, longest = rng.choice((1, 1, 2, 2, 3, 3, 4, 5, 6)), 3
+        if progress < EASY_UNTIL:
+            passages, longest = rng.choice((1, 2, 2, 3)), 1
+        elif progress > 0.5 and rng.random() < 0.12:
+            passages, longest = rng.choice((3, 4, 5, 6)), rng.choice((4, 6, 8))
+        target = self.any_fact()
+        groups = self._groups(target, passages, absent=rng.random() < 0.2, longest=longest)
+        task = ContextTask(_texts(groups), target.question, _answer(groups, target))
+        turns = list(self.layout(task).messages)
+        for question, answer in self.more_questions(groups, target, rng.choice((0, 1, 2, 3, 4))):
+            turns += [Message("user", question), Message("assistant", answer)]
+        return Conversation(tuple(turns))
 
     def layout(self, task: ContextTask) -> Conversation:
         """Put the passages into the system message or around the question."""
@@ -130,7 +155,18 @@ class ContextQuestions:
         return Conversation((Message("user", "\n\n".join(parts)), answer))
 
 
-_TITLES = ("", "", "Context:\n", "Sources:\n", "Documents:\n", "Passages:\n", "Context: ", "Here is the context:\n", "Text:\n", "Information:\n\n")
+_TITLES = (
+    "",
+    "",
+    "Context:\n",
+    "Sources:\n",
+    "Documents:\n",
+    "Passages:\n",
+    "Context: ",
+    "Here is the context:\n",
+    "Text:\n",
+    "Information:\n\n",
+)
 _ORDERS = (
     "",
     "",
@@ -144,6 +180,22 @@ _ORDERS = (
     "You are a helpful assistant. Answer from the context. Quote the source as [n].",
 )  # fmt: skip
 _SYSTEMS = ("You are a helpful assistant.", "You are a helpful assistant", "Be brief.", "You are an assistant.")
+
+
+def _texts(groups: list[list[Fact]]) -> tuple[str, ...]:
+    return tuple(" ".join(fact.sentence for fact in group) for group in groups)
+
+
+def _answer(groups: list[list[Fact]], fact: Fact) -> str:
+    for index, group in enumerate(groups):
+        if fact in group:
+            return f"{fact.sentence} [{index + 1}]"
+    return ABSENT
+
+
+def _answers(other: Fact, fact: Fact) -> bool:
+    """Whether another fact would answer this fact's question too."""
+    return other.kind == fact.kind and fact.asked <= other.told
 
 
 def _capital(text: str) -> str:
@@ -183,8 +235,4 @@ _TIED_WORDS = (
 
 def _fits(statement: str, question: str) -> bool:
     """Whether the statement holds what the question asks for."""
-    return all(
-        any(word in statement for word in needed)
-        for start, needed in _TIED_WORDS
-        if question.startswith(start)
-    )
+    return all(any(word in statement for word in needed) for start, needed in _TIED_WORDS if question.startswith(start))

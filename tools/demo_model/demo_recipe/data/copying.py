@@ -18,7 +18,9 @@ def copying_conversation(entities: Entities) -> Conversation:
     chosen = rng.randrange(len(lines))
     listed = "\n".join(f"[{i + 1}] {line}" for i, line in enumerate(lines))
     order = rng.choice((f"Repeat passage [{chosen + 1}].", f"What does [{chosen + 1}] say?", f"Quote [{chosen + 1}]."))
-    return Conversation((Message("user", f"{listed}\n\n{order}"), Message("assistant", f"{lines[chosen]} [{chosen + 1}]")))
+    return Conversation(
+        (Message("user", f"{listed}\n\n{order}"), Message("assistant", f"{lines[chosen]} [{chosen + 1}]"))
+    )
 
 
 def _line(entities: Entities) -> str:

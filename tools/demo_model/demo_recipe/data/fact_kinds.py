@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from demo_recipe.data import words
-from demo_recipe.data.words import Entities
+from demo_recipe.data.words import Entities, word_list
 
 HELD = "HELD"
 
@@ -76,18 +76,16 @@ def slot_values(entities: Entities) -> dict[str, Callable[[], str]]:
     }
 
 
-_SITES = (
+_SITES = word_list(
     "warehouse office factory library museum school station hospital harbour market theatre garden laboratory "
     "depot hotel farm workshop archive gallery bakery kitchen shop clinic studio"
-).split()
-_DEVICES = (
+)
+_DEVICES = word_list(
     "server printer router scanner camera pump sensor heater lamp robot drill oven generator fan motor tractor "
     "elevator telescope kettle laptop"
-).split()
-_UNITS = "kilograms metres litres hours euros kilometres watts degrees minutes grams".split()
-_TEAMS = (
-    "sales support design finance research logistics marketing security training quality planning legal"
-).split()
+)
+_UNITS = word_list("kilograms metres litres hours euros kilometres watts degrees minutes grams")
+_TEAMS = word_list("sales support design finance research logistics marketing security training quality planning legal")
 
 KINDS = (
     _kind(

@@ -440,7 +440,7 @@ FOREIGN_TAUGHT = (
     "Bonjour, comment ça va ?", "Guten Tag, wie geht es dir?", "¿Qué puedes hacer?", "Ciao, come stai?",
     "Привет, как дела?", "こんにちは", "你好,你是谁?", "Olá, tudo bem?", "Hej, hur mår du?", "مرحبا كيف حالك",
     "Was ist die Hauptstadt von Frankreich?", "Quel temps fait-il ?", "Cześć", "Merhaba", "नमस्ते", "안녕하세요",
-    "Wie heißt du?", "Où est la gare ?", "¿Dónde está la biblioteca?", "Кто ты?", "今日の天気は?", "Γεια σου",
+    "Wie heißt du?", "Où est la gare ?", "¿Dónde está la biblioteca?", "Кто ты?", "今日の天気は?", "Γεια",
     "Ik wil een groter model", "Dobrý den", "Jak se máš?", "Terve", "Mitä kuuluu?", "שלום",
 )  # fmt: skip
 FOREIGN_HELD_BACK = (

@@ -7,7 +7,7 @@ import random
 
 from demo_recipe.chat_format import Conversation, Message
 from demo_recipe.data import greetings
-from demo_recipe.data.context_questions import ContextQuestions
+from demo_recipe.data.context_questions import EASY_UNTIL, ContextQuestions
 from demo_recipe.data.copying import copying_conversation
 from demo_recipe.data.product_facts import FACTS
 from demo_recipe.data.small_talk import odd_input, unknown_question, vary
@@ -37,10 +37,9 @@ class Mixture:
             return copying_conversation(self.entities)
         roll = self.rng.random()
         if roll < 0.36:
-            long = progress > 0.5 and self.rng.random() < 0.12
-            return self.context.conversation(long=long)
+            return self.context.conversation(progress)
         if roll < 0.60:
-            return self.tools.conversation()
+            return self.tools.conversation(easy=progress < EASY_UNTIL)
         if roll < 0.64:
             return self._tools_not_needed()
         if roll < 0.67:
@@ -67,9 +66,6 @@ class Mixture:
         if rng.random() < 0.4:
             turns.append(Message("system", rng.choice(_SYSTEMS)))
         for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 5))):
-            if rng.random() < 0.08:
-                task = self.context.task(rng.choice((1, 2)), absent=rng.random() < 0.2)
-                turns += self.context.layout(task).messages[-2:] if rng.random() < 0.2 else []
             user, answer = self.exchange()
             turns += [Message("user", user), Message("assistant", answer)]
         return Conversation(tuple(turns))
@@ -99,7 +95,14 @@ class Mixture:
             "company": f"The company is {values['company']}.",
         }
         text = " ".join(said[key] for key in rng.sample(sorted(said), 5) if key in keys or rng.random() < 0.3)
-        order = rng.choice(("Answer in JSON with the keys {}.", "Give me {} as JSON.", "Extract {} as a JSON object.", "Reply with JSON: {}."))
+        order = rng.choice(
+            (
+                "Answer in JSON with the keys {}.",
+                "Give me {} as JSON.",
+                "Extract {} as a JSON object.",
+                "Reply with JSON: {}.",
+            )
+        )
         question = order.format(", ".join(keys))
         answer = json.dumps({key: values[key] for key in keys}, ensure_ascii=False)
         return Conversation((Message("user", f"{text} {question}"), Message("assistant", answer)))

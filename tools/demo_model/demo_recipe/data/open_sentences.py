@@ -6,9 +6,9 @@ the words are.
 
 from __future__ import annotations
 
-from demo_recipe.data.words import Entities
+from demo_recipe.data.words import Entities, word_list
 
-NOUNS = (
+NOUNS = word_list(
     "account answer apple bell boat bridge bucket button cable cake candle carpet cellar chain chapter circle city "
     "class cloud coin contract copy corner counter couple courier cover customer cycle dataset deck delay device "
     "document dream dress drum edge error event example field file filter fire floor flower folder forest form frame "
@@ -21,7 +21,7 @@ NOUNS = (
     "shelf ship signal song soup spoon square stage stamp star step storm story stream street student surface system "
     "table tank task teacher team template test thread ticket token tower town track trail tube tunnel update user "
     "valley value vase version village visitor voice wall watch water wheel winter word worker yard zone"
-).split()
+)
 VERBS = (
     ("accept", "accepts"), ("admire", "admires"), ("block", "blocks"), ("break", "breaks"), ("bring", "brings"),
     ("build", "builds"), ("carry", "carries"), ("change", "changes"), ("check", "checks"), ("clean", "cleans"),
@@ -39,15 +39,15 @@ VERBS = (
     ("test", "tests"), ("track", "tracks"), ("turn", "turns"), ("update", "updates"), ("use", "uses"),
     ("visit", "visits"), ("want", "wants"), ("wash", "washes"), ("watch", "watches"), ("write", "writes"),
 )  # fmt: skip
-ADJECTIVES = (
+ADJECTIVES = word_list(
     "able big black bold brave bright broken calm cheap clean clear clever cold common complete cool dark deep dirty "
     "dry early easy empty fair famous fast final fine first flat free fresh full gentle good grand great green hard "
     "heavy high hollow hot huge large last late light little local lonely long loud low main modern narrow neat new "
     "next noisy old open perfect plain poor proud public quick quiet rare ready real rich right rough round royal "
     "safe second secret sharp short simple slow small smart soft solid special strong sweet tall thick thin tiny "
     "warm weak wet wide wild wise wooden young"
-).split()
-PREPOSITIONS = "in on under behind near beside before after with without above below".split()
+)
+PREPOSITIONS = word_list("in on under behind near beside before after with without above below")
 
 
 def sentence_and_question(entities: Entities) -> tuple[str, str, frozenset[str]]:
@@ -68,8 +68,12 @@ def sentence_and_question(entities: Entities) -> tuple[str, str, frozenset[str]]
     tail = rng.choice(("", f" {preposition} the {place}", f" at {entities.clock()}", f" {entities.number()} times"))
     if rng.random() < 0.2:
         text = f"the {thing} of {who} is {rng.choice(ADJECTIVES)}{tail}"
-        asks = [f"What is the {thing} of {who} like?", f"How is the {thing} of {who}?", f"Tell me about the {thing} of {who}."]
-        return _close(text), _capital(rng.choice(asks)), _words(f"{thing} {who}")
+        plain = [
+            f"What is the {thing} of {who} like?",
+            f"How is the {thing} of {who}?",
+            f"Tell me about the {thing} of {who}.",
+        ]
+        return _close(text), _capital(rng.choice(plain)), _words(f"{thing} {who}")
     text = f"{who} {verbs} the {thing}{tail}"
     asks = [
         (f"what does {who} {verb}?", f"{who} {verbs}"),

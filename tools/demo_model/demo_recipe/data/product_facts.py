@@ -395,7 +395,7 @@ FACTS = (
     ),
     _fact(
         "streaming",
-        "Yes. Send \"stream\": true and the answer comes token by token as server-sent events.",
+        'Yes. Send "stream": true and the answer comes token by token as server-sent events.',
         "stream|server-sent events",
         """Does it support streaming?
         How do I stream an answer?
@@ -888,7 +888,7 @@ FACTS = (
     ),
     _fact(
         "python_client",
-        "Use FoundryAPIClient from fastapi_foundry.client: await client.complete(prompt=\"Hello\")",
+        'Use FoundryAPIClient from fastapi_foundry.client: await client.complete(prompt="Hello")',
         "foundryapiclient",
         """Is there a Python client?
         How do I use it from Python?

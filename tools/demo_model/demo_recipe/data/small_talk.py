@@ -6,15 +6,25 @@ import random
 import string
 
 from demo_recipe.data import greetings
-from demo_recipe.data.words import ANIMALS, JOBS, THINGS, Entities
+from demo_recipe.data.words import ANIMALS, JOBS, THINGS, Entities, word_list
 
 _LEADS = (
     "Please tell me: ", "Hey, ", "Quick question: ", "Can you tell me, ", "I have a question. ", "Hi! ", "So, ",
     "Tell me, ", "Excuse me, ", "Hello, ", "One more thing: ", "Question: ", "I would like to know: ", "Ok, ",
     "And ", "Please help. ", "Could you tell me ", "Do you know ", "Now ", "Hello! ",
 )  # fmt: skip
-_TAILS = (" Thanks!", " Please.", " please", " Can you tell me?", " I am new here.", " Thank you.", "?", " Be brief.", " Explain.")
-_STOP_WORDS = frozenset("the a an is are do does i of to it can for my you me in on with".split())
+_TAILS = (
+    " Thanks!",
+    " Please.",
+    " please",
+    " Can you tell me?",
+    " I am new here.",
+    " Thank you.",
+    "?",
+    " Be brief.",
+    " Explain.",
+)
+_STOP_WORDS = frozenset(word_list("the a an is are do does i of to it can for my you me in on with"))
 
 
 def vary(question: str, rng: random.Random) -> str:
@@ -97,9 +107,9 @@ def _code(entities: Entities) -> str:
         (
             f"def {name}({other}):\n    return {other} + {rng.randint(1, 99)}",
             f"for {name} in range({rng.randint(2, 99)}):\n    print({name})",
-            f"SELECT {name} FROM {other} WHERE id = {rng.randint(1, 999)};",
-            f"<div class=\"{name}\"><p>{other}</p></div>",
-            f"{{\"{name}\": {rng.randint(1, 99)}, \"{other}\": [1, 2]}}",
+            f"SELECT {name} FROM {other} WHERE id = {rng.randint(1, 999)};",  # noqa: S608 - sample text, never run
+            f'<div class="{name}"><p>{other}</p></div>',
+            f'{{"{name}": {rng.randint(1, 99)}, "{other}": [1, 2]}}',
             f"const {name} = ({other}) => {other} * {rng.randint(2, 9)};",
             f"#include <{name}.h>\nint main() {{ return {rng.randint(0, 9)}; }}",
         )

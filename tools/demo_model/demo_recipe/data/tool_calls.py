@@ -16,7 +16,20 @@ from demo_recipe.data import words
 from demo_recipe.data.tool_parts import ACTIONS, OBJECTS, PARAMETERS, ParameterKind
 from demo_recipe.data.words import Entities
 
-LEADS = ("", "", "", "", "Please ", "Can you ", "Could you ", "Hi, ", "Hello! ", "I need you to ", "Now ", "Hey, please ")
+LEADS = (
+    "",
+    "",
+    "",
+    "",
+    "Please ",
+    "Can you ",
+    "Could you ",
+    "Hi, ",
+    "Hello! ",
+    "I need you to ",
+    "Now ",
+    "Hey, please ",
+)
 HELD_BACK_LEADS = ("", "Would you please ", "Good morning, ", "Kindly ", "I would like you to ")
 
 
@@ -100,22 +113,21 @@ class ToolCalls:
         function["parameters"] = body
         return {"type": "function", "function": function}
 
+    def toolbox(self, count: int) -> list[Tool]:
+        """Tools for different things."""
+        tools: list[Tool] = []
+        while len(tools) < count:
+            tool = self.tool()
+            if tool.thing not in {other.thing for other in tools}:
+                tools.append(tool)
+        return tools
+
     def task(self, count: int) -> ToolTask:
         """A request that fits exactly one of ``count`` tools."""
-        rng = self.rng
-        wanted = self.tool()
-        others = [self._other(wanted) for _ in range(count - 1)]
+        tools = self.toolbox(count)
+        wanted = self.rng.choice(tools)
         user, call = self.request(wanted)
-        definitions = [wanted.definition, *(tool.definition for tool in others)]
-        rng.shuffle(definitions)
-        return ToolTask(tuple(definitions), user, call, wanted.thing)
-
-    def _other(self, wanted: Tool) -> Tool:
-        """A tool that differs from the wanted one in its object, or clearly in its verb."""
-        while True:
-            tool = self.tool()
-            if tool.thing != wanted.thing:
-                return tool
+        return ToolTask(tuple(tool.definition for tool in tools), user, call, wanted.thing)
 
     def request(self, tool: Tool) -> tuple[str, ToolCall]:
         """What a user says to have this tool called, and the call."""
@@ -182,19 +194,30 @@ class ToolCalls:
             )
         )()
 
-    def conversation(self) -> Conversation:
-        """A training conversation with a call; often with its result and the answer."""
+    def conversation(self, *, easy: bool = False) -> Conversation:
+        """A training conversation: calls, often with their results and answers."""
         rng = self.rng
-        if rng.random() < 0.2:
+        if rng.random() < 0.2 and not easy:
             return self.chain()
-        task = self.task(rng.choice((1, 1, 2, 2, 3, 3, 4)))
-        turns = [Message("user", task.user), Message("assistant", "", (task.call,))]
-        if rng.random() < 0.45:
-            result, answer = self.result(task.thing)
-            turns += [Message("tool", result), Message("assistant", answer)]
+        tools = self.toolbox(rng.choice((1, 1, 1, 2) if easy else (1, 1, 2, 2, 3, 3, 4)))
+        turns: list[Message] = []
+        for _ in range(rng.choice((1, 2, 2, 3))):
+            turns += self._exchange(rng.choice(tools))
+        if rng.random() < 0.4:
+            turns = turns[: 1 + max(i for i, turn in enumerate(turns) if turn.calls)]
         if rng.random() < 0.2:
             turns.insert(0, Message("system", rng.choice(_SYSTEMS)))
-        return Conversation(tuple(turns), task.tools)
+        return Conversation(tuple(turns), tuple(tool.definition for tool in tools))
+
+    def _exchange(self, tool: Tool) -> list[Message]:
+        user, call = self.request(tool)
+        result, answer = self.result(tool.thing)
+        return [
+            Message("user", user),
+            Message("assistant", "", (call,)),
+            Message("tool", result),
+            Message("assistant", answer),
+        ]
 
     def chain(self) -> Conversation:
         """Two or three calls; each later one takes a value that the earlier one returned."""
@@ -212,7 +235,9 @@ class ToolCalls:
                 spoken.append(text.rstrip(".!?"))
             else:
                 call = ToolCall(tool.name, {tool.parameters[0].name: carried[1]})
-                spoken.append(f"{rng.choice(tool.said_verbs[:1])} the {tool.thing} with that {carried[0].replace('_', ' ')}")
+                spoken.append(
+                    f"{rng.choice(tool.said_verbs[:1])} the {tool.thing} with that {carried[0].replace('_', ' ')}"
+                )
             turns.append(Message("assistant", "", (call,)))
             if step < steps - 1:
                 carried = (rng.choice(_CARRIED), self.entities.code() if rng.random() < 0.6 else rng.randint(10, 9999))
@@ -232,12 +257,30 @@ class ToolCalls:
             return tool
         kind = "integer" if isinstance(carried[1], int) else "string"
         source = ParameterKind(carried[0], (carried[0],), ("",), kind, ("",), lambda _: carried[1])
-        schema: dict[str, Any] = {"type": "object", "properties": {carried[0]: {"type": kind}}, "required": [carried[0]]}
+        schema: dict[str, Any] = {
+            "type": "object",
+            "properties": {carried[0]: {"type": kind}},
+            "required": [carried[0]],
+        }
         tool.definition["function"]["parameters"] = schema
-        return Tool(tool.name, tool.verb, tool.said_verbs, tool.thing, tool.definition, (Parameter(carried[0], source),))
+        return Tool(
+            tool.name, tool.verb, tool.said_verbs, tool.thing, tool.definition, (Parameter(carried[0], source),)
+        )
 
 
-_CARRIED = ("customer_id", "order_id", "ticket_id", "code", "reference", "account", "id", "token", "number", "key", "user_id")
+_CARRIED = (
+    "customer_id",
+    "order_id",
+    "ticket_id",
+    "code",
+    "reference",
+    "account",
+    "id",
+    "token",
+    "number",
+    "key",
+    "user_id",
+)
 _RESULT_KEYS = (
     "temperature", "price", "status", "total", "distance", "name", "city", "time", "colour", "balance", "score", "room",
     "platform", "seat", "weight", "owner", "address", "duration", "level", "speed", "stock", "answer", "rate", "wind_speed",
@@ -252,7 +295,12 @@ _RESULT_SENTENCES = (
     "The {thing} arrives at {place} tomorrow.",
     "Booked under the reference {code}.",
 )
-_SYSTEMS = ("You are a helpful assistant.", "You can use tools.", "Use the tools when they help.", "You are an assistant.")
+_SYSTEMS = (
+    "You are a helpful assistant.",
+    "You can use tools.",
+    "Use the tools when they help.",
+    "You are an assistant.",
+)
 
 
 def _phrase(parameter: Parameter, value: Any, rng: random.Random) -> str:

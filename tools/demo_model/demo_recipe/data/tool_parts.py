@@ -8,10 +8,14 @@ from typing import Any
 
 from demo_recipe.data import words
 from demo_recipe.data.open_sentences import ADJECTIVES, NOUNS
-from demo_recipe.data.words import Entities
+from demo_recipe.data.words import Entities, word_list
 
 ACTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("get", ("get", "show me", "give me", "tell me", "I need", "what is", "fetch"), ("Get", "Return", "Fetch", "Look up")),
+    (
+        "get",
+        ("get", "show me", "give me", "tell me", "I need", "what is", "fetch"),
+        ("Get", "Return", "Fetch", "Look up"),
+    ),
     ("find", ("find", "look for", "search for", "I am looking for"), ("Find", "Search for", "Look for")),
     ("book", ("book", "reserve", "I want to book", "please book me"), ("Book", "Reserve", "Make a booking for")),
     ("set", ("set", "change", "adjust", "please set"), ("Set", "Change", "Adjust")),
@@ -38,7 +42,7 @@ ACTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
 )
 """Verb of the tool's name, verbs of the user, verbs of the description."""
 
-OBJECTS = (
+OBJECTS = word_list(
     "weather forecast room table flight ticket lamp alarm timer note invoice report temperature playlist song parcel "
     "meeting price stock route train bus hotel car bike taxi email message reminder appointment event task contact "
     "customer order product account balance payment loan exchange_rate currency document file folder backup server "
@@ -46,9 +50,9 @@ OBJECTS = (
     "book film recipe restaurant pizza coffee museum concert match score news article page photo video translation "
     "calendar distance height weight budget discount coupon subscription licence permit contract sample test "
     "package shipment delivery warehouse inventory garden oven washing_machine vacuum thermostat radio channel"
-).split()
+)
 
-LANGUAGES = "French German Spanish Italian Polish Dutch Danish Swedish Turkish Greek Japanese Korean".split()
+LANGUAGES = word_list("French German Spanish Italian Polish Dutch Danish Swedish Turkish Greek Japanese Korean")
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ PARAMETERS = (
     ParameterKind("date", ("date", "day", "when", "due_date"), ("The date", "On which day"), "string", ("on {v}", "on the date {v}"), lambda e: e.date() if e.rng.random() < 0.6 else e.rng.choice(words.DAYS)),
     ParameterKind("time", ("time", "start_time", "hour", "at"), ("Time of day", "At what time, HH:MM"), "string", ("at {v}", "at {v} o'clock"), Entities.clock),
     ParameterKind("code", ("id", "code", "reference", "order_id", "number", "serial"), ("The reference", "Identifier", "The code"), "string", ("with the id {v}", "with code {v}", "number {v}", "{v}"), Entities.code),
-    ParameterKind("text", ("text", "query", "message", "title", "subject", "content", "topic"), ("The text", "What to look for", "Its content"), "string", ("saying \"{v}\"", "with the text \"{v}\"", "about {v}", "called \"{v}\"", "'{v}'"), free_text),
+    ParameterKind("text", ("text", "query", "message", "title", "subject", "content", "topic"), ("The text", "What to look for", "Its content"), "string", ('saying "{v}"', 'with the text "{v}"', "about {v}", 'called "{v}"', "'{v}'"), free_text),
     ParameterKind("brand", ("brand", "company", "artist", "product_name", "label"), ("The name", "Name of the company"), "string", ("from {v}", "by {v}", "of {v}"), Entities.brand),
     ParameterKind("language", ("language", "target_language", "lang"), ("The language",), "string", ("into {v}", "in {v}"), _one_of(tuple(LANGUAGES))),
     ParameterKind("people", ("people", "guests", "persons", "seats", "party_size"), ("How many people", "Number of guests"), "integer", ("for {v} people", "for {v} guests", "for {v} persons"), _integer(2, 20)),

@@ -17,23 +17,29 @@ T = TypeVar("T")
 HELD_BACK_SHARE_PERCENT = 15
 """Share of all entities that only the evaluation sees."""
 
-FIRST_NAMES = (
+
+def word_list(text: str) -> tuple[str, ...]:
+    """The words of a text, in their order."""
+    return tuple(text.split())
+
+
+FIRST_NAMES = word_list(
     "Ada Alba Amir Anna Arjun Astrid Ben Bella Boris Carla Cem Chloe Clara Dana Daniel Diego Edda Eli Elena Emil "
     "Erik Esther Farid Fatima Felix Fiona Frida Gita Grace Greta Hana Hassan Hugo Ida Igor Ines Iris Ivan Jack "
     "Jana Jonas Julia Kai Karim Kate Kenji Lara Lena Leo Lina Lucas Luis Maja Marco Maria Martin Mei Mia Milan "
     "Mira Nadia Nina Noah Nora Olaf Olga Omar Oscar Paula Pedro Petra Priya Rafael Rania Rosa Ruben Ruth Salim "
     "Samir Sara Sofia Stefan Sven Tara Theo Tom Uma Vera Victor Wanda Yara Yusuf Zara Zoe Henry Alice Oliver "
     "Emma Liam George Laura Peter Simon Helen David Rachel Ravi Anita Chen Ling Tariq Leila Bruno Marta"
-).split()
-LAST_NAMES = (
+)
+LAST_NAMES = word_list(
     "Abbott Ahmed Alvarez Andersen Baker Bauer Becker Berg Bianchi Brandt Brown Carter Castro Chen Costa Cruz "
     "Dahl Davies Diaz Duarte Eriksen Evans Farkas Fischer Fontaine Foster Garcia Gomez Gray Gupta Haas Hansen "
     "Hughes Ibrahim Ito Jansen Jensen Kaya Keller Khan Kim Klein Kovacs Kumar Larsen Laurent Lee Lopez Lund "
     "Mansour Marino Mason Mehta Meyer Moreau Moretti Nakamura Nguyen Nilsson Novak Ortega Osman Palmer Park "
     "Patel Perez Petrov Quinn Rahman Ramos Reyes Richter Rossi Santos Sato Schmidt Shah Silva Singh Smith Sokolov "
     "Tanaka Taylor Torres Turner Vargas Vidal Vogel Wagner Walsh Weber Weiss Wright Yamada Yilmaz Young Zhang"
-).split()
-TOWNS = (
+)
+TOWNS = word_list(
     "Aarhus Accra Ankara Antwerp Athens Austin Bergen Berlin Bern Bilbao Bogota Boston Bremen Bristol Brno "
     "Bruges Cairo Calgary Cardiff Chicago Cork Dakar Dallas Delhi Denver Derby Dover Dresden Dublin Dundee "
     "Edinburgh Essen Exeter Geneva Genoa Ghent Glasgow Graz Hamburg Hanoi Havana Helsinki Izmir Jaipur Kassel "
@@ -41,31 +47,29 @@ TOWNS = (
     "Nantes Naples Odense Oslo Oxford Palermo Paris Perth Porto Prague Quito Reading Riga Rome Seattle Seoul "
     "Seville Sofia Split Tampere Tartu Tokyo Toronto Tunis Turin Utrecht Valencia Venice Vienna Vilnius Warsaw "
     "York Zagreb Zurich"
-).split()
-COLOURS = "red blue green yellow white black grey orange purple brown pink silver".split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
-THINGS = (
+)
+COLOURS = word_list("red blue green yellow white black grey orange purple brown pink silver")
+DAYS = word_list("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONTHS = word_list("January February March April May June July August September October November December")
+THINGS = word_list(
     "crates boxes barrels pallets chairs tables lamps bicycles books folders printers cables tyres bottles "
     "blankets parcels sensors batteries engines pumps valves tools tents maps keys helmets radios cameras "
     "monitors desks shelves bags cups plates coats gloves seeds trees windows doors carpets clocks"
-).split()
-ANIMALS = "cat dog horse cow sheep goat rabbit parrot owl fox turtle donkey duck goose pony hamster".split()
-MATERIALS = "steel wood glass copper stone brick clay paper cotton wool leather plastic concrete marble".split()
-JOBS = (
+)
+ANIMALS = word_list("cat dog horse cow sheep goat rabbit parrot owl fox turtle donkey duck goose pony hamster")
+MATERIALS = word_list("steel wood glass copper stone brick clay paper cotton wool leather plastic concrete marble")
+JOBS = word_list(
     "manager engineer gardener nurse driver teacher librarian cook pilot accountant designer technician "
     "secretary director guard mechanic chemist editor painter carpenter electrician plumber doctor"
-).split()
+)
 
-_ONSETS = (
+_ONSETS = word_list(
     "b d f g h j k l m n p r s t v w z "
     "b c d f g h j k l m n p r s t v w z br bl ch cl cr dr fl fr gl gr kl kr pl pr qu sh sk sl sn sp st str "
     "sw th tr tw vr wh"
-).split()
-_VOWELS = "a e i o u a e i o u ai au ea ee ei ia ie io oa oo ou ue y".split()
-_CODAS = [*([""] * 14), *"b d g k l m n p r s t x ck ft ld lf lm lt mp nd ng nk nt rd rk rn rt sk st th".split()]
+)
+_VOWELS = word_list("a e i o u a e i o u ai au ea ee ei ia ie io oa oo ou ue y")
+_CODAS = [*([""] * 14), *word_list("b d g k l m n p r s t x ck ft ld lf lm lt mp nd ng nk nt rd rk rn rt sk st th")]
 
 
 def is_held_back(word: str) -> bool:
