@@ -66,6 +66,8 @@ def create_app(settings: Settings, services: Services | None = None, *, config_p
         lifespan=_lifespan,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
+        # Else FastAPI would send what it sees to wherever the environment points, unasked and unmasked.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.services = services
     server = settings.fastapi_server

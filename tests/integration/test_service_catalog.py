@@ -34,6 +34,7 @@ def entry(name: str, version: int, alias: str) -> dict[str, Any]:
                 "displayName": name,
                 "maxOutputTokens": 2048,
                 "inferenceTasks": ["chat-completion"],
+                "license": "MIT",
             },
         },
         "properties": {

@@ -119,6 +119,41 @@ class TestChat:
         assert text.lstrip().startswith("{")
         assert '"size"' in text
 
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_tool_call_has_openais_form(self, shared_service: ProductProcess, stream: bool):
+        parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+        function = {"name": "get_weather", "description": "Get the weather of a city", "parameters": parameters}
+        more: dict[str, Any] = {
+            "tools": [{"type": "function", "function": function | {"strict": True}}],
+            "temperature": 0,
+        }
+        body = chat_body("What is the weather in Lisbon?", **more, max_tokens=300)
+        if not stream:
+            answer = ask(shared_service.url, CHAT, body)
+            if answer.status == 502 and "tool call" in answer.error["message"]:
+                pytest.skip("this demo model does not produce tool calls that the engine accepts")
+            (choice,) = answer.json["choices"]
+            (call,) = choice["message"]["tool_calls"]
+            assert choice["message"]["content"] is None
+            assert "index" not in call
+            arguments = call["function"]["arguments"]
+        else:
+            with event_stream(shared_service.url, CHAT, body) as events:
+                chunks = [json.loads(payload) for payload in events.payloads() if payload != "[DONE]"]
+            if "error" in chunks[-1]:
+                assert "tool call" in chunks[-1]["error"]["message"]
+                pytest.skip("this demo model does not produce tool calls that the engine accepts")
+            choice = chunks[-1]["choices"][0]
+            calls = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls") or ()]
+            assert {call["index"] for call in calls} == {0}
+            call = calls[0]
+            arguments = "".join(delta["function"].get("arguments") or "" for delta in calls)
+        assert choice["finish_reason"] == "tool_calls"
+        assert call["id"]
+        assert call["type"] == "function"
+        assert call["function"]["name"] == "get_weather"
+        assert "city" in json.loads(arguments)
+
     def test_unknown_parameters_and_neutral_penalties_are_tolerated(self, shared_service: ProductProcess):
         extra: dict[str, Any] = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "n": 1}
         extra |= {"user": "me", "store": False, "metadata": {"a": "b"}, "invented": {"x": 1}, "logprobs": False}

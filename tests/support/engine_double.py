@@ -82,7 +82,8 @@ class EngineDouble:
         return Counter(f"{method} {path}" for method, path, _, _ in self.seen)
 
     async def __aenter__(self) -> Self:
-        await self.listen()
+        if self._listener is None:
+            await self.listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -81,6 +81,7 @@ class FakeEngine:
     list_gate: asyncio.Event | None = None
     gate: asyncio.Event | None = None
     calls: list[Call] = field(default_factory=list)
+    loaded: list[str] = field(default_factory=list)
     lists: int = 0
     active: int = 0
     most_active: int = 0
@@ -168,6 +169,7 @@ class FakeEngine:
     async def load_model(self, model: str) -> dict[str, Any]:
         if self.error is not None:
             raise self.error
+        self.loaded.append(model)
         return {"status": "loaded", "model": model, "duration": 0.1, "memory_mb": 10.0}
 
     async def unload_model(self, model: str) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from fastapi_foundry.engines.base import Engine
 from fastapi_foundry.engines.process import bind_first_free
 from fastapi_foundry.settings import Settings, load_settings
 from tests.support.fake_engine import FakeEngine
-from tests.support.waiting import eventually
 
 __all__ = ["RunningGateway", "gateway_settings", "running_gateway"]
 
@@ -54,22 +53,23 @@ async def running_gateway(
     settings = gateway_settings(home, **overrides)
     services = build_services(settings, engine=engine or FakeEngine())
     config = uvicorn.Config(
-        create_app(settings, services),
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        timeout_graceful_shutdown=1,
+        create_app(settings, services), http="httptools", log_config=None, access_log=False, lifespan="on"
     )
+    config.load()
     server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
     with bind_first_free("127.0.0.1", 0, 1, 0) as sock:
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        # Without serve()'s signal handlers, which belong to whoever runs the tests.
-        running = asyncio.create_task(server._serve(sockets=[sock]))
-        await eventually(lambda: server.started or running.done())
+        # Uvicorn's own main loop would add two waits of 0.1 s to every test, and take the tests' signals.
+        await server.startup(sockets=[sock])
         try:
             async with httpx2.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:
                 yield RunningGateway(url, services, client)
         finally:
-            server.should_exit = True
-            await running
+            for listener in server.servers:
+                listener.close()
+            for connection in list(server.server_state.connections):
+                connection.transport.close()
+            if server.server_state.tasks:
+                await asyncio.wait(list(server.server_state.tasks), timeout=2)
+            await server.lifespan.shutdown()

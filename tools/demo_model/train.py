@@ -27,7 +27,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 
 TOKENIZER_CONVERSATIONS = 12_000
-WARM_UP_STEPS = 60
+WARM_UP_STEPS = 100
 LAST_RATE_SHARE = 0.02
 """The learning rate at the end, as a share of its peak."""
 

@@ -183,12 +183,18 @@ class OnlineCatalog:
             logger.warning("catalogue not refreshed", reason=fact.message, duration=time.monotonic() - started)
         else:
             self._models, self._fetched_at, self._reason = models, self._wall_clock(), ""
-            cache = {"fetched_at": self._fetched_at, "models": models}
-            await asyncio.to_thread(write_json_atomically, self._cache_file, cache)
+            await self._keep(models, self._fetched_at)
             logger.info("catalogue refreshed", models=len(models), duration=time.monotonic() - started)
         finally:
             self._tried_at = self._wall_clock()
             self._refresh = None
+
+    async def _keep(self, models: list[dict[str, Any]], fetched_at: float) -> None:
+        cache = {"fetched_at": fetched_at, "models": models}
+        try:
+            await asyncio.to_thread(write_json_atomically, self._cache_file, cache)
+        except OSError as error:
+            logger.warning("catalogue not kept for the next start", reason=error.strerror)
 
     async def _ask(self) -> list[dict[str, Any]]:
         worker = await self._workers.start()

@@ -136,9 +136,10 @@ class RunnerPool:
         runner, slot.runner = slot.runner, None
         if runner is None:
             return loading is not None
+        # Before the wait: a request that comes meanwhile may let the model in again.
+        slot.resident = False
         started = self._clock()
         await runner.stop(reason or EngineFailedError("The model was unloaded while it worked on this request."))
-        slot.resident = False
         logger.log_model_operation(model_id, "unload", "ok", self._clock() - started)
         await self._announce_room()
         return True

@@ -80,6 +80,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         env: Mapping[str, str],
         on_exit: Callable[[RunnerProcess], None],
         on_stderr: Callable[[str], None],
+        module: str = "fastapi_foundry.daemon.runner",
     ) -> RunnerProcess:
         """Start a runner and wait until it is ready.
 
@@ -89,19 +90,19 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             env: Its whole environment.
             on_exit: Called once if it ends after it was ready, for whatever reason.
             on_stderr: Called with each line of its stderr.
+            module: What to run instead of the runner; tests of its supervision misbehave here.
 
         Raises:
             RunnerStartError: It ended, failed, or was not ready in time.
         """
         loop = asyncio.get_running_loop()
-        transport, runner = await loop.subprocess_exec(
-            lambda: cls(on_exit, on_stderr),
-            sys.executable,
-            "-m",
-            "fastapi_foundry.daemon.runner",
-            env=dict(env),
-            **_apart_from_the_terminal(),
-        )
+        command = (sys.executable, "-m", module)
+        try:
+            _, runner = await loop.subprocess_exec(
+                lambda: cls(on_exit, on_stderr), *command, env=dict(env), **_apart_from_the_terminal()
+            )
+        except OSError as error:
+            raise RunnerStartError(f"its process cannot be started: {error.strerror}", crashed=False) from error
         try:
             runner.send(init)
             async with asyncio.timeout(timeout_s):
@@ -112,8 +113,6 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         except BaseException:
             await runner.kill()
             raise
-        finally:
-            del transport
         return runner
 
     @property

@@ -8,6 +8,7 @@ again because the engine cannot have answered it.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,8 @@ _OK: Final = 200
 _MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _MAX_ERROR_BYTES: Final = 1024 * 1024
 _LIST_TIMEOUT_S: Final = 1.0
+_LEAST_LEFT_S: Final = 0.1
+_LOAD_MARGIN_S: Final = 0.5
 _END_OF_STREAM: Final = b"[DONE]"
 _DESCRIBED: Final = frozenset({"id", "object", "created", "owned_by", "state"})
 
@@ -67,7 +70,8 @@ class FoundryLocalEngine:
         self._client = client or HttpClient()
         self._supervisor = supervisor or _supervisor(settings, config_path, self._client)
         self._answer_s = ai.timeout_s
-        self._load_s = settings.foundry_service.load_timeout_s
+        # The service has the same limit and says more about it when it passes.
+        self._load_s = settings.foundry_service.load_timeout_s + _LOAD_MARGIN_S
         self._ready_s = settings.foundry_service.start_timeout_s
         self._connect_s = ai.connect_timeout_s
         self._first_byte_s = ai.first_byte_timeout_s
@@ -178,6 +182,7 @@ class FoundryLocalEngine:
         if request_id:
             headers["x-request-id"] = request_id
         status = await self._supervisor.wait_ready(ready_s)
+        began = time.monotonic()
         try:
             response = await self._client.request(
                 method, f"{status.url}{path}", headers=headers, body=body, timeouts=timeouts, repeat_if_stale=False
@@ -186,7 +191,8 @@ class FoundryLocalEngine:
             if isinstance(error, ConnectionLostError) and error.received_any:
                 raise self._fact(error) from error
             status = await self._supervisor.recheck(status.url or "", ready_s)
-            response = await self._send_again(method, f"{status.url}{path}", headers, body, timeouts)
+            rest = _rest_of(timeouts, time.monotonic() - began)
+            response = await self._send_again(method, f"{status.url}{path}", headers, body, rest)
         except HttpError as error:
             raise self._fact(error) from error
         if response.status == _OK:
@@ -219,9 +225,11 @@ class FoundryLocalEngine:
                 return EngineUnavailableError(
                     "Foundry service unavailable: it cannot be reached.", url=url, cause=str(error)
                 )
+            case ResponseTimeoutError(phase="between_bytes"):
+                return EngineTimeoutError(f"The engine fell silent for {error.limit_s:g} s.", limit_s=error.limit_s)
             case ResponseTimeoutError():
                 return EngineTimeoutError(
-                    f"The engine was silent for {error.limit_s:g} s.", limit_s=error.limit_s, phase=error.phase
+                    f"The engine did not answer within {error.limit_s:g} s.", limit_s=error.limit_s
                 )
             case ConnectionLostError():
                 return EngineFailedError("The engine broke off before its answer was complete.", cause=str(error))
@@ -282,6 +290,14 @@ def _supervisor(settings: Settings, config_path: Path | None, client: HttpClient
         starter=OwnService(settings, config_path) if service.start == "auto" else None,
         base_url=settings.foundry_ai.base_url,
     )
+
+
+def _rest_of(timeouts: Timeouts, spent_s: float) -> Timeouts:
+    """What is left of a limit on the whole, for a second try."""
+    if timeouts.total_s is None:
+        return timeouts
+    left_s = round(max(_LEAST_LEFT_S, timeouts.total_s - spent_s), 3)
+    return Timeouts(timeouts.connect_s, left_s, left_s, left_s)
 
 
 def _fact_from_answer(response: HttpResponse, answer: bytes, model: str | None) -> FoundryError:

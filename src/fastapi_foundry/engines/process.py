@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import re
 import socket
 import subprocess
 import sys
@@ -33,6 +34,8 @@ _MAX_STDERR_LINE_BYTES: Final = 4096
 _TAIL_LINES: Final = 20
 _LAST_WORDS_S: Final = 0.5
 _BACKLOG: Final = 2048
+
+_PATH: Final = re.compile(r"(?<![\w/\\:])(?:[A-Za-z]:)?(?:[\\/][^\s\\/:'\",]*)+[\\/]([^\s\\/:'\",]*)")
 
 _T = TypeVar("_T")
 
@@ -127,8 +130,8 @@ class ChildProcess:
 
     @property
     def last_words(self) -> str:
-        """The last line of its stderr that says something; empty when there is none."""
-        return next((line for line in reversed(self._tail.copy()) if line.strip()), "")
+        """The last line of its stderr that says something, without paths; empty when there is none."""
+        return _without_paths(next((line for line in reversed(self._tail.copy()) if line.strip()), ""))
 
     async def wait(self) -> int:
         """Wait until it has ended; the exit status."""
@@ -171,7 +174,7 @@ class ChildProcess:
         if isinstance(greeting, str):
             raise ChildStartError(f"{greeting}: {self.last_words}" if self.last_words else greeting)
         if greeting.get("event") != "ready":
-            raise ChildStartError(str(greeting.get("error") or "it reported a failure without a reason"))
+            raise ChildStartError(_without_paths(str(greeting.get("error") or "it failed without a reason")))
         self.ready = greeting
 
     def _close_lifeline(self) -> None:
@@ -269,6 +272,11 @@ def _apart_from_the_terminal() -> dict[str, Any]:
     if sys.platform == "win32":
         return {"creationflags": 0x00000200}  # CREATE_NEW_PROCESS_GROUP
     return {"start_new_session": True}
+
+
+def _without_paths(text: str) -> str:
+    """The same with the last part of each path alone; a client may get to see it."""
+    return _PATH.sub(r"\1", text)
 
 
 def _json_object(line: bytes) -> dict[str, Any] | None:

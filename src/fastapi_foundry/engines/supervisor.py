@@ -310,7 +310,8 @@ class Supervisor:
     async def _pause(self, pause_s: float) -> None:
         """Wait between two looks around; shorter when somebody asks, though never a busy loop."""
         self._wanted.clear()
-        await asyncio.sleep(self._policy.first_delay_s)
+        # One address costs nothing to try; a search costs some 50 ms of a core.
+        await asyncio.sleep(self._policy.first_delay_s * (5 if self._base_url is None else 1))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._wanted.wait()

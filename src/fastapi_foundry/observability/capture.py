@@ -24,9 +24,10 @@ class _CaptureHandler(logging.Handler):
         super().__init__()
         self._pipeline = pipeline
 
-    def createLock(self) -> None:  # noqa: N802 - the standard library's name
-        """The pipeline needs no lock, and a handler without one cannot make a caller wait."""
-        self.lock = None
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Without the handler's lock: the pipeline needs none, and so no caller waits for another."""
+        self.emit(record)
+        return True
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never waits; a record whose arguments do not fit its message is reported as the library does."""

@@ -23,7 +23,7 @@ from fastapi_foundry.wire.native import GenerateRequest
 __all__ = ["CheckOutcome", "Health", "HealthLevel", "HealthService", "HealthStatus"]
 
 _LIST_TIMEOUT_S: Final = 0.7
-_MODEL_TIMEOUT_S: Final = 8.0
+_MODEL_TIMEOUT_S: Final = 5.0
 _MODEL_KEPT_S: Final = 5.0
 
 

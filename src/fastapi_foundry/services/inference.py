@@ -84,7 +84,7 @@ class GenerationEnd:
 class _Record:
     """What gets logged about one generation."""
 
-    model: str
+    model_id: str
     path: str
     begun: float
     usage: dict[str, Any] = field(default_factory=dict)
@@ -122,8 +122,8 @@ class InferenceService:
             ModelNotFoundError: When no model has that name.
             FoundryError: What the engine found wrong, or what is wrong with the engine.
         """
-        await self._models.require_known(request.checked.model)
-        with self._recorded(request) as record:
+        model_id = await self._models.require_known(request.checked.model)
+        with self._recorded(request, model_id) as record:
             reply = await self._engine.post(request.path, request.raw, request_id=request.request_id)
             record.usage = _usage_of(reply.body)
             record.status = "ok"
@@ -142,9 +142,9 @@ class InferenceService:
         """
         checked = request.checked
         wants_usage = not isinstance(checked, EmbeddingRequest) and checked.usage_requested
-        await self._models.require_known(checked.model)
+        model_id = await self._models.require_known(checked.model)
         body = request.raw if wants_usage else _asking_for_usage(request)
-        with self._recorded(request) as record:
+        with self._recorded(request, model_id) as record:
             async with self._engine.stream(request.path, body, request_id=request.request_id) as reply:
                 relay = Relay(reply, hide_usage=not wants_usage)
                 try:
@@ -224,9 +224,9 @@ class InferenceService:
         return OpenAIRequest(CHAT_PATH, orjson.dumps(body), body, checked, request_id)
 
     @contextmanager
-    def _recorded(self, request: OpenAIRequest) -> Iterator[_Record]:
+    def _recorded(self, request: OpenAIRequest, model_id: str) -> Iterator[_Record]:
         """Log what becomes of ``request``: ``ok``, ``failed``, ``refused`` (the request is at fault) or ``cancelled``."""
-        record = _Record(model=request.checked.model, path=request.path, begun=self._clock())
+        record = _Record(model_id=model_id, path=request.path, begun=self._clock())
         try:
             yield record
         except (asyncio.CancelledError, GeneratorExit):
@@ -242,7 +242,7 @@ class InferenceService:
         duration = self._clock() - record.begun
         prompt, completion = record.usage.get("prompt_tokens"), record.usage.get("completion_tokens")
         logger.log_model_operation(
-            model_id=record.model,
+            model_id=record.model_id,
             operation="embed" if record.path.endswith("/embeddings") else "generate",
             status=record.status,
             duration=duration,

@@ -31,7 +31,7 @@ class ModelsService:
         self._engine = engine
         self._clock = clock
         self._cards: list[ModelCard] = []
-        self._names: frozenset[str] = frozenset()
+        self._ids: dict[str, str] = {}
         self._fetched_at = float("-inf")
         self._fetching: asyncio.Task[list[ModelCard]] | None = None
 
@@ -67,23 +67,25 @@ class ModelsService:
                     return card
         raise self._not_found(name)
 
-    async def require_known(self, name: str) -> None:
-        """Let a known name pass without any waiting; look once for one that was not known before.
+    async def require_known(self, name: str) -> str:
+        """The full id of a known name, without any waiting; one that was not known before is looked for once.
 
-        While the engine does not tell its models nothing is refused here: the call itself then says what is wrong.
+        While the engine does not tell its models nothing is refused here, and the name is returned as it is: the
+        call itself then says what is wrong.
 
         Raises:
             ModelNotFoundError: When the engine has no model of that name.
         """
-        if name in self._names:
-            return
+        if name in self._ids:
+            return self._ids[name]
         try:
             # However fresh the list is, the model may have come since: registered or downloaded a moment ago.
             await self.cards(fresh=True)
         except EngineError:
-            return
-        if name not in self._names:
+            return name
+        if name not in self._ids:
             raise self._not_found(name)
+        return self._ids[name]
 
     async def load(self, name: str) -> dict[str, Any]:
         """Load a model and wait until it is ready; the engine's own answer.
@@ -102,9 +104,9 @@ class ModelsService:
         return await self._operation("unload", name)
 
     async def _operation(self, operation: str, name: str) -> dict[str, Any]:
-        await self.require_known(name)
+        model_id = await self.require_known(name)
         begun = self._clock()
-        logger.log_model_operation(model_id=name, operation=operation, status="begin", duration=0.0)
+        logger.log_model_operation(model_id=model_id, operation=operation, status="begin", duration=0.0)
         status, answer = "failed", {}
         try:
             answer = await (self._engine.load_model(name) if operation == "load" else self._engine.unload_model(name))
@@ -116,7 +118,7 @@ class ModelsService:
             # What the list said before is not true any more.
             self._fetched_at = float("-inf")
             logger.log_model_operation(
-                model_id=str(answer.get("model", name)),
+                model_id=model_id,
                 operation=operation,
                 status=status,
                 duration=self._clock() - begun,
@@ -126,9 +128,9 @@ class ModelsService:
 
     async def _fetch(self) -> list[ModelCard]:
         cards = await self._engine.list_models()
-        aliases = (card.extra.get("alias") for card in cards)
         self._cards = cards
-        self._names = frozenset(card.id for card in cards) | {alias for alias in aliases if isinstance(alias, str)}
+        aliases = {alias: card.id for card in cards if isinstance(alias := card.extra.get("alias"), str)}
+        self._ids = aliases | {card.id: card.id for card in cards}
         self._fetched_at = self._clock()
         return cards
 

@@ -255,3 +255,20 @@ async def test_a_crash_is_500_in_both_dialects_and_leaves_its_trace_in_the_log(
 async def test_validation_never_answers_422(gateway: RunningGateway) -> None:
     answer = await gateway.client.get("/api/v1/health?level=cellar")
     assert (answer.status_code, answer.json()["error"], answer.json()["param"]) == (400, "Invalid input", "level")
+
+
+async def test_a_client_that_leaves_while_it_sends_is_logged_as_gone(
+    gateway: RunningGateway, access_log: list[tuple[Any, ...]]
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+    await eventually(lambda: len(access_log) == 1)
+    assert access_log[0][2] == 499
+    assert gateway.engine.calls == []
+
+
+async def test_a_length_that_is_no_number_is_refused(gateway: RunningGateway) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n"
+    assert (await raw(gateway, head)).startswith(b"HTTP/1.1 400 ")

@@ -100,21 +100,19 @@ async def test_empty_body_is_announced_with_length_zero(client):
     assert b"content-length: 0\r\n" in seen[0]
 
 
-@pytest.mark.parametrize("cut", range(1, len(CHUNKED)))
-async def test_chunked_response_may_be_split_anywhere(client, cut):
+async def test_response_may_be_split_anywhere(client):
     async def serve(peer: Peer) -> None:
-        await peer.request()
-        await peer.say(CHUNKED[:cut])
-        await asyncio.sleep(0.001)
-        await peer.say(CHUNKED[cut:])
-        await peer.request()
-        await peer.say(OK)
+        for cut in range(1, len(CHUNKED)):
+            await peer.request()
+            await peer.say(CHUNKED[:cut])
+            await asyncio.sleep(0.001)
+            await peer.say(CHUNKED[cut:])
 
     async with raw_server(serve) as server:
-        response = await client.request("GET", server.url)
-        assert await response.read(100) == b"hello, world"
-        assert response.headers == {"transfer-encoding": "chunked", "x-empty": "", "x-two": "a, b"}
-        assert await get(client, server.url) == (200, b"hello")
+        for cut in range(1, len(CHUNKED)):
+            response = await client.request("GET", server.url)
+            assert await response.read(100) == b"hello, world", cut
+            assert response.headers == {"transfer-encoding": "chunked", "x-empty": "", "x-two": "a, b"}, cut
         assert server.connections == 1
 
 
@@ -548,7 +546,7 @@ async def test_body_over_the_limit_is_refused(client, announced):
         response = await client.request("GET", server.url)
         with pytest.raises(ProtocolError, match="999 bytes"):
             await response.read(999)
-        await eventually(lambda: client.open_connections == 0)
+        await eventually(lambda: client.open_connections == client.idle_connections)
 
 
 async def test_body_at_the_limit_is_read(client):

@@ -206,3 +206,8 @@ async def test_child_dies_with_its_parent_even_by_kill_9(tmp_path):
     assert grandchild.is_running()
     await process.kill()
     await eventually(lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE)
+
+
+async def test_last_words_tell_no_paths():
+    with pytest.raises(ChildStartError, match=r": OSError: 'config.json' of x.so at http://h:1/a: 1/2 broken$"):
+        await child_of("""raise OSError("'/home/me/config.json' of C:\\\\lib\\\\x.so at http://h:1/a: 1/2 broken")""")

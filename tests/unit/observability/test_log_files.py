@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fastapi_foundry.errors import ConfigurationError
@@ -171,6 +172,15 @@ def test_closing_writes_everything_that_waits(logs):
     for number in range(5000):
         logger.info("x", number=number)
     assert len(logs.records()) == 5000
+
+
+def test_closing_gives_every_file_and_thread_back(logs):
+    process = psutil.Process()
+    logs.configure().close()
+    before = (len(process.open_files()), process.num_threads())
+    for _ in range(5):
+        logs.configure().close()
+    assert (len(process.open_files()), process.num_threads()) == before
 
 
 def test_records_of_many_threads_are_all_written_whole(logs):

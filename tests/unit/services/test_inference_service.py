@@ -77,6 +77,7 @@ async def test_a_stream_that_does_not_ask_for_usage_gets_none_and_the_log_does(
     got = await streamed(engine, chat_request(stream=True, **options))
     assert got == b"".join(content_chunks("Hel", "lo.", usage=False))
     assert engine.calls[0].parsed["stream_options"] == {"include_usage": True}
+    assert operations[-1]["model_id"] == "m:1"
     assert operations[-1]["input_tokens"] == 5
     assert operations[-1]["output_tokens"] == operations[-1]["tokens_generated"] == 2
     assert operations[-1]["status"] == "ok"
@@ -148,6 +149,12 @@ async def test_a_stream_that_breaks_raises_after_the_frames_that_arrived(operati
         await collect()
     assert got == content_chunks("Hel")[:2]
     assert operations[-1]["status"] == "failed"
+
+
+async def test_a_stream_that_ends_in_the_middle_of_a_frame_is_broken() -> None:
+    engine = FakeEngine(chunks=[*content_chunks("Hel")[:2], b'data: {"half'])
+    with pytest.raises(EngineFailedError, match="middle of a frame"):
+        await streamed(engine, chat_request(stream=True))
 
 
 async def test_an_error_frame_of_the_engine_is_logged_as_a_failure(operations: list[dict[str, Any]]) -> None:

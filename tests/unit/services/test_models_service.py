@@ -50,15 +50,16 @@ async def test_a_known_name_is_let_through_without_asking_the_engine_again() -> 
     assert engine.lists == 1
 
 
-async def test_a_model_that_came_later_is_known_after_a_second() -> None:
+async def test_a_model_that_came_a_moment_ago_is_known_at_once() -> None:
     engine, clock = FakeEngine(), Clock()
     models = ModelsService(engine, clock=clock)
     await models.cards()
-    engine.cards = [*engine.cards, ModelCard("new:1", 1, "tests")]
     with pytest.raises(ModelNotFoundError):
         await models.require_known("new:1")
-    clock.now += 1.0
+    engine.cards = [*engine.cards, ModelCard("new:1", 1, "tests"), ModelCard("newer:1", 1, "tests")]
     await models.require_known("new:1")
+    engine.cards = [*engine.cards, ModelCard("newest:1", 1, "tests")]
+    assert (await models.get("newest:1")).id == "newest:1"
 
 
 async def test_an_unknown_name_is_refused_with_the_names_that_exist() -> None:
