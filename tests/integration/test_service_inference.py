@@ -81,7 +81,7 @@ class TestChat:
         assert body.status == 200
 
     def test_an_answer_may_fill_the_context_to_its_last_token(self, shared_service: ProductProcess):
-        body = ask(shared_service.url, CHAT, chat_body("word " * 1900, **LONG_ANSWER | {"max_tokens": 10**9})).json
+        body = ask(shared_service.url, CHAT, chat_body("word " * 1970, **LONG_ANSWER | {"max_tokens": 10**9})).json
         assert body["usage"]["total_tokens"] == 4096
         assert body["choices"][0]["finish_reason"] == "length"
 

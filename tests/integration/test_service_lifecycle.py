@@ -231,6 +231,8 @@ class TestRunnerDeath:
         assert card["state"] == "put_aside"
         assert "put aside" in card["reason"]
         assert runner_pids(service) == set()
+        assert ask(service.url, "/models/unload/foundry-demo", method="POST").json["status"] == "not_loaded"
+        assert ask(service.url, CHAT, chat_body()).status == 503
         assert ask(service.url, "/models/load/foundry-demo", method="POST").status == 200
         assert ask(service.url, CHAT, chat_body()).status == 200
 

@@ -20,9 +20,10 @@ DEMO = Path(fastapi_foundry.__file__).parent / "demo_model"
 CHAT = "/v1/chat/completions"
 
 
-@pytest.fixture
-def service(foundry_home: Path) -> Iterator[ProductProcess]:
-    with service_process(foundry_home) as process:
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProductProcess]:
+    """One service for all tests here that bring models of their own names."""
+    with service_process(tmp_path_factory.mktemp("models-home")) as process:
         yield process
 
 
@@ -57,7 +58,7 @@ class TestStore:
         card = listed(service)["foundry-demo:1"]
         assert card["object"] == "model"
         assert card["alias"] == "foundry-demo"
-        assert card["state"] == "cached"
+        assert card["state"] in {"cached", "loaded"}
         assert card["context_length"] == 4096
         assert card["task"] == "chat-completion"
         assert card["tool_calling"] is True
@@ -65,13 +66,11 @@ class TestStore:
         assert card["source"] == "bundled"
         assert 0 < card["size_mb"] <= 8
 
-    def test_both_layouts_of_the_store_are_read_and_models_in_them_answer(
-        self, foundry_home: Path, service: ProductProcess
-    ):
+    def test_both_layouts_of_the_store_are_read_and_models_in_them_answer(self, service: ProductProcess):
         shutil.copytree(
-            DEMO, foundry_home / "models" / "plain-v3", ignore=shutil.ignore_patterns("inference_model.json")
+            DEMO, service.home / "models" / "plain-v3", ignore=shutil.ignore_patterns("inference_model.json")
         )
-        cached = foundry_home / "cache" / "models" / "Publisher" / "Small-Model-2" / "v2"
+        cached = service.home / "cache" / "models" / "Publisher" / "Small-Model-2" / "v2"
         shutil.copytree(DEMO, cached, ignore=shutil.ignore_patterns("inference_model.json"))
         for name, full in (("plain", "plain:3"), ("small-model", "Small-Model:2")):
             body = ask(service.url, CHAT, chat_body(max_tokens=2) | {"model": name})
@@ -81,13 +80,13 @@ class TestStore:
         assert models["plain:3"]["source"] == models["Small-Model:2"]["source"] == "store"
         assert models["plain:3"]["demonstration"] is False
 
-    def test_removing_a_store_model_unloads_and_deletes_it(self, foundry_home: Path, service: ProductProcess):
-        directory = foundry_home / "cache" / "models" / "Publisher" / "gone" / "v1"
+    def test_removing_a_store_model_unloads_and_deletes_it(self, service: ProductProcess):
+        directory = service.home / "cache" / "models" / "Author" / "gone" / "v1"
         shutil.copytree(DEMO, directory, ignore=shutil.ignore_patterns("inference_model.json"))
         ask(service.url, "/models/load/gone", method="POST")
         assert ask(service.url, "/models/remove", {"model": "gone"}).json["model"] == "gone:1"
-        assert not (foundry_home / "cache" / "models" / "Publisher").exists()
-        assert ask(service.url, "/models/loaded").json == []
+        assert not (service.home / "cache" / "models" / "Author").exists()
+        assert "gone:1" not in ask(service.url, "/models/loaded").json
         assert ask(service.url, "/v1/models/gone").status == 404
 
     def test_the_bundled_model_cannot_be_removed(self, service: ProductProcess):
@@ -105,32 +104,32 @@ class TestStore:
         ],
     )
     def test_an_incomplete_model_is_unusable_and_says_what_is_missing(
-        self, foundry_home: Path, service: ProductProcess, missing: str | None, named: str
+        self, service: ProductProcess, missing: str | None, named: str
     ):
-        directory = foundry_home / "models" / "broken"
+        directory = service.home / "models" / f"broken-{named}"
         shutil.copytree(DEMO, directory, ignore=shutil.ignore_patterns("inference_model.json", missing or "-"))
         if missing is None:
             (directory / "download.tmp").touch()
-        card = listed(service)["broken:1"]
+        card = listed(service)[f"broken-{named}:1"]
         assert card["state"] == "unusable"
         assert named in card["reason"]
         for answer in (
-            ask(service.url, "/models/load/broken", method="POST"),
-            ask(service.url, CHAT, chat_body() | {"model": "broken"}),
+            ask(service.url, f"/models/load/broken-{named}", method="POST"),
+            ask(service.url, CHAT, chat_body() | {"model": f"broken-{named}"}),
         ):
             assert answer.status == 400
             assert answer.error["code"] == "model_files_invalid"
             assert named in answer.error["message"]
-            assert str(foundry_home) not in answer.error["message"]
+            assert str(service.home) not in answer.error["message"]
 
-    def test_an_onnx_file_of_garbage_is_a_clear_503_and_no_crash(self, foundry_home: Path, service: ProductProcess):
-        directory = foundry_home / "models" / "garbage"
+    def test_an_onnx_file_of_garbage_is_a_clear_503_and_no_crash(self, service: ProductProcess):
+        directory = service.home / "models" / "garbage"
         shutil.copytree(DEMO, directory, ignore=shutil.ignore_patterns("inference_model.json"))
         (directory / "model.onnx").write_bytes(b"this is no model" * 100)
         answer = ask(service.url, CHAT, chat_body() | {"model": "garbage"})
         assert answer.status == 503
         assert answer.error["code"] == "model_load_failed"
-        assert str(foundry_home) not in answer.error["message"]
+        assert str(service.home) not in answer.error["message"]
         assert ".cc" not in answer.error["message"]
         assert ask(service.url, CHAT, chat_body()).status == 200
 

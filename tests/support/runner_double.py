@@ -54,6 +54,8 @@ def main() -> None:  # noqa: C901, PLR0912 - one branch for each way to misbehav
     for line in sys.stdin:
         message = json.loads(line)
         request_id = message.get("id", 0)
+        if message["op"] == "cancel" and manner == "ignore cancels":
+            continue
         if message["op"] == "cancel":
             send(event="error", id=request_id, code="cancelled", message="cancelled", tokens=7)
         elif manner == "talk nonsense":

@@ -17,7 +17,7 @@ __all__ = ["stored_models"]
 def stored_models(settings: Settings) -> list[dict[str, Any]]:
     """What the service would list under ``/v1/models``; reads the disk, never the network."""
     bundled = Path(fastapi_foundry.__file__).parent / "demo_model"
-    models = ModelStore(settings.home, bundled).scan(force=True)
+    models = ModelStore(settings.home, bundled).scan()
     return [_entry(model) for model in sorted(models.values(), key=lambda model: model.id)]
 
 

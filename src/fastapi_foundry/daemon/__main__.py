@@ -114,7 +114,6 @@ async def _run(settings: Settings, sock: socket.socket, *, supervised: bool) -> 
             ws="none",
             timeout_graceful_shutdown=_GRACE_S,
             timeout_keep_alive=75,
-            h11_max_incomplete_event_size=65536,
         )
     )
     daemon_file = DaemonFile(settings.home, secrets.token_hex(8))

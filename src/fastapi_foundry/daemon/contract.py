@@ -17,7 +17,6 @@ __all__ = [
     "CallIndexes",
     "clean_message",
     "engine_request",
-    "has_tool_calls",
     "repair_answer",
     "usage_chunk",
     "wanted_tokens",
@@ -91,11 +90,6 @@ def clean_message(text: str) -> str:
             text = text[signature.end() :]
     text = _EXCEPTION_TAG.sub("", _SOURCE_PLACE.sub("", text))
     return _PATH.sub("<path>", text).strip() or "The engine gave no reason."
-
-
-def has_tool_calls(answer: Mapping[str, Any]) -> bool:
-    """Whether any choice of a chat answer calls a tool."""
-    return any(choice["message"].get("tool_calls") for choice in answer["choices"])
 
 
 def repair_answer(answer: dict[str, Any]) -> dict[str, Any]:

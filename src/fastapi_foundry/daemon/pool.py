@@ -128,7 +128,6 @@ class RunnerPool:
         slot = self._slots.get(model_id)
         if slot is None:
             return False
-        slot.put_aside = ""
         loading = slot.loading
         if loading is not None:
             loading.cancel()

@@ -46,19 +46,24 @@ class RunnerCall:
     """One request inside a runner: read ``next_chunks`` until it returns None, then ``end`` is set.
 
     Whoever leaves early calls ``cancel``; the call is settled when the runner says so, not before.
+
+    Attributes:
+        id: The number in its frames.
+        end: How it ended; None until then.
+        abandoned: Whether it was cancelled.
     """
 
     def __init__(
-        self, request_id: int, send: Callable[[dict[str, Any]], None], on_settled: Callable[[End], None]
+        self, request_id: int, on_cancel: Callable[[RunnerCall], None], on_settled: Callable[[End], None]
     ) -> None:
         self.id = request_id
         self.end: End | None = None
-        self._send = send
+        self._on_cancel = on_cancel
         self._on_settled = on_settled
         self._chunks: deque[bytes] = deque()
         self._backlog = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._abandoned = False
+        self.abandoned = False
 
     async def next_chunks(self) -> list[bytes] | None:
         """Every chunk that has arrived and not been read, at least one; None at the end.
@@ -89,14 +94,14 @@ class RunnerCall:
 
     def cancel(self) -> None:
         """Stop the decode; harmless after the end."""
-        self._abandoned = True
         self._chunks.clear()
-        if self.end is None:
-            self._send({"op": "cancel", "id": self.id})
+        if self.end is None and not self.abandoned:
+            self._on_cancel(self)
+        self.abandoned = True
 
     def add_chunk(self, data: bytes) -> None:
         """Take a chunk from the runner."""
-        if self._abandoned:
+        if self.abandoned:
             return
         self._chunks.append(data)
         self._backlog += len(data)

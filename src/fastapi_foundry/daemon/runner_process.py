@@ -22,6 +22,8 @@ from fastapi_foundry.errors import EngineFailedError, FoundryError
 
 __all__ = ["RunnerProcess", "RunnerStartError"]
 
+# A prompt is read to its end before a cancel is seen, which takes long with a large model on a slow machine.
+CANCEL_LIMIT_S = 120.0
 _TAIL_LINES: Final = 20
 _LAST_FRAMES_S: Final = 0.3
 _MAX_STDERR_LINE_BYTES: Final = 4096
@@ -138,7 +140,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             body: What ``orjson`` can encode; an ``orjson.Fragment`` goes through untouched.
             on_settled: Called once when the runner is done with it, cancelled or not, or has died.
         """
-        call = RunnerCall(next(self._ids), self.send, on_settled)
+        call = RunnerCall(next(self._ids), self._cancel, on_settled)
         if not self.alive or self._ending is not None:
             call.settle(End(fact=self._ending or EngineFailedError("The engine's process has ended.")))
             return call
@@ -233,6 +235,19 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         )
         if was_ready:
             self._on_exit(self)
+
+    def _cancel(self, call: RunnerCall) -> None:
+        self.send({"op": "cancel", "id": call.id})
+        asyncio.get_running_loop().call_later(CANCEL_LIMIT_S, self._check_cancelled, call)
+
+    def _check_cancelled(self, call: RunnerCall) -> None:
+        """A cancelled request that goes on for ever would keep its place for ever."""
+        if call.end is not None:
+            return
+        if all(other.abandoned for other in self._calls.values()):
+            self._distrust(f"it did not stop within {CANCEL_LIMIT_S:g} s of being told to")
+        else:
+            asyncio.get_running_loop().call_later(CANCEL_LIMIT_S, self._check_cancelled, call)
 
     def _distrust(self, reason: str) -> None:
         """Kill a runner that no longer keeps to the protocol; its end is announced as any other."""

@@ -93,7 +93,7 @@ class Logger:
         """
         level = 40 if status_code >= _SERVER_ERROR else 30 if status_code >= _CLIENT_ERROR else 20
         own = {"method": method, "api_path": path, "status_code": status_code, "duration": duration}
-        self._log(level, "request", {**fields, **own}, "api_request")
+        self._log(level, "request", own | fields | own, "api_request")
 
     def log_model_operation(
         self,
@@ -117,7 +117,7 @@ class Logger:
         own: dict[str, Any] = {"model_id": model_id, "operation": operation, "status": status, "duration": duration}
         if tokens_generated is not None:
             own["tokens_generated"] = tokens_generated
-        self._log(40 if status in _FAILED else 20, "model operation", {**fields, **own}, "model_operation")
+        self._log(40 if status in _FAILED else 20, "model operation", own | fields | own, "model_operation")
 
     def timer(self, name: str, /, **fields: Any) -> Timer:
         """``with logger.timer("store scanned", models=3):`` logs ``name`` at info with its duration in seconds.

@@ -109,14 +109,12 @@ def test_tool_calls_decide_the_finish_reason_of_an_answer():
     assert choice["message"]["content"] is None
     assert choice["message"]["refusal"] is None
     assert choice["message"]["tool_calls"] == [{"id": "c", "type": "function", "function": call["function"]}]
-    assert contract.has_tool_calls(answer)
 
 
 def test_an_answer_without_calls_keeps_its_reason_or_gets_stop():
     for given, expected in (("length", "length"), (None, "stop")):
         answer = {"choices": [{"finish_reason": given, "message": {"role": "assistant", "content": "x"}}]}
         assert contract.repair_answer(answer)["choices"][0]["finish_reason"] == expected
-        assert not contract.has_tool_calls(answer)
 
 
 def test_stream_deltas_get_the_index_of_their_call_and_the_end_says_tool_calls():

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from fastapi_foundry.daemon import frames
+from fastapi_foundry.daemon import frames, runner_process
 from fastapi_foundry.daemon.runner_process import RunnerProcess, RunnerStartError
 from fastapi_foundry.errors import (
     ContextLengthExceededError,
@@ -117,6 +117,21 @@ async def test_an_answer_that_nobody_reads_is_given_up(start: Start):
     assert call.end.cancelled
     assert isinstance(call.end.fact, EngineFailedError)
     assert runner.cancelled == 1
+
+
+async def test_a_runner_that_ignores_a_cancel_is_killed_once_nobody_else_needs_it(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(runner_process, "CANCEL_LIMIT_S", 0.1)
+    runner, heard = await start("ignore cancels")
+    given_up, wanted = runner.call("chat", {}), runner.call("chat", {})
+    given_up.cancel()
+    await asyncio.sleep(0.4)
+    assert runner.alive
+    wanted.cancel()
+    await eventually(lambda: not runner.alive)
+    assert given_up.end is not None
+    assert heard.exits == [runner]
 
 
 async def test_a_killed_runner_ends_its_calls_at_once(start: Start):
