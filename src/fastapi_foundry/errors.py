@@ -66,6 +66,9 @@ class FoundryError(Exception):
         self.message = message
         self.context = context
 
+    def __str__(self) -> str:
+        return self.message
+
 
 class ConfigurationError(FoundryError):
     """A setting is unknown, wrong or contradicts another.

@@ -140,7 +140,9 @@ def test_killing_the_gateway_spares_a_service_that_was_started_on_its_own(tmp_pa
     home = tmp_path / "home"
     with service_process(home) as service, gateway_process(home) as gateway:
         assert _ask(gateway.url).status == 200
-        assert not [child for child in children_of(gateway.pid) if "fastapi_foundry.daemon" in " ".join(child.cmdline())]
+        assert not [
+            child for child in children_of(gateway.pid) if "fastapi_foundry.daemon" in " ".join(child.cmdline())
+        ]
         gateway.kill()
         assert call("GET", f"{service.url}/status").status == 200
 

@@ -19,11 +19,7 @@ _GREETING = {
 
 
 def _service(gateway: ProductProcess) -> psutil.Process:
-    return next(
-        child
-        for child in children_of(gateway.pid)
-        if child.cmdline()[2:3] == ["fastapi_foundry.daemon"]
-    )
+    return next(child for child in children_of(gateway.pid) if child.cmdline()[2:3] == ["fastapi_foundry.daemon"])
 
 
 def test_the_gateway_needs_at_most_100_mb_and_the_service_90_mb(tmp_path: Path) -> None:

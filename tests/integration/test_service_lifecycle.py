@@ -243,6 +243,27 @@ class TestRunnerDeath:
             eventually_sync(lambda: not runners_of(service))
         assert ask(service.url, CHAT, chat_body()).status == 200
 
+    def test_who_waits_for_a_place_survives_the_runners_death(self, foundry_home: Path):
+        env = {"FASTAPI_FOUNDRY__FOUNDRY_SERVICE__MAX_ACTIVE_PER_MODEL": "1"}
+        with service_process(foundry_home, env=env) as service, ThreadPoolExecutor(1) as pool:
+            with event_stream(service.url, CHAT, chat_body(**LONG_ANSWER)) as stream:
+                stream.take(2)
+                waiting = pool.submit(ask, service.url, CHAT, chat_body(max_tokens=2))
+                assert eventually_sync(lambda: only_runner(service)["queued"] == 1)
+                os.kill(only_runner(service)["pid"], signal.SIGKILL)
+                assert waiting.result(10).status == 200
+
+    def test_an_unload_in_the_middle_of_a_load_ends_it(self, service: ProductProcess):
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(ask, service.url, CHAT, chat_body())
+            assert eventually_sync(lambda: runner_pids(service), interval_s=0.005)
+            assert ask(service.url, "/models/unload/foundry-demo", method="POST").status == 200
+            answer = waiting.result(10)
+        # Whoever is faster, the load or the unload, nothing is left and the next request works.
+        assert answer.status in {200, 502, 503}
+        assert ask(service.url, CHAT, chat_body(max_tokens=2)).status == 200
+        assert len(runner_pids(service)) == 1
+
 
 class TestServiceEnd:
     def test_runners_leave_when_the_service_is_killed_in_mid_decode(self, foundry_home: Path):

@@ -218,6 +218,7 @@ def _follow(stdin: IO[bytes], messages: queue.SimpleQueue[dict[str, Any] | None]
             break
         messages.put(message)
     shutil.rmtree(data_dir, ignore_errors=True)
+    os._exit(0)
 
 
 def _read(stdin: IO[bytes]) -> dict[str, Any] | None:

@@ -100,14 +100,23 @@ def test_two_starts_at_once_set_up_once(ready):
     assert "Installing" not in outputs[1][1]
 
 
-def test_an_environment_that_was_moved_is_made_again(ready, report, tmp_path):
+def test_an_environment_that_was_moved_is_emptied_and_made_again(ready, modules, monkeypatch, tmp_path):
     moved = tmp_path / "moved"
-    shutil.copytree(ready.root, moved, symlinks=True)
-    other = type(ready).__new__(type(ready))
-    other.root = moved
-    result = other.run("x")
-    assert "another place" in result.stderr
-    assert Path(report(result)["prefix"]) == moved / ".venv"
+    shutil.copytree(ready.root, moved, symlinks=True, ignore=shutil.ignore_patterns("site-packages"))
+    said, made = [], []
+    module = modules("environment")
+    environment = module.Environment(moved, said.append)
+    assert not environment.is_ready("runtime")
+    assert not environment._is_usable()
+    assert "another place" in said[0]
+
+    def make(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        made.append((command[1:], sorted(path.name for path in environment.directory.iterdir())))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(module.subprocess, "run", make)
+    environment._create()
+    assert made == [(["-m", "venv", str(moved / ".venv")], [".fastapi-foundry-setup-in-progress"])]
 
 
 @pytest.mark.parametrize("target", ["/nonexistent/python3", "/bin/sh"])
