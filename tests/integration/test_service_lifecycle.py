@@ -245,13 +245,16 @@ class TestRunnerDeath:
 
     def test_who_waits_for_a_place_survives_the_runners_death(self, foundry_home: Path):
         env = {"FASTAPI_FOUNDRY__FOUNDRY_SERVICE__MAX_ACTIVE_PER_MODEL": "1"}
-        with service_process(foundry_home, env=env) as service, ThreadPoolExecutor(1) as pool:
-            with event_stream(service.url, CHAT, chat_body(**LONG_ANSWER)) as stream:
-                stream.take(2)
-                waiting = pool.submit(ask, service.url, CHAT, chat_body(max_tokens=2))
-                assert eventually_sync(lambda: only_runner(service)["queued"] == 1)
-                os.kill(only_runner(service)["pid"], signal.SIGKILL)
-                assert waiting.result(10).status == 200
+        with (
+            service_process(foundry_home, env=env) as service,
+            ThreadPoolExecutor(1) as pool,
+            event_stream(service.url, CHAT, chat_body(**LONG_ANSWER)) as stream,
+        ):
+            stream.take(2)
+            waiting = pool.submit(ask, service.url, CHAT, chat_body(max_tokens=2))
+            assert eventually_sync(lambda: only_runner(service)["queued"] == 1)
+            os.kill(only_runner(service)["pid"], signal.SIGKILL)
+            assert waiting.result(10).status == 200
 
     def test_an_unload_in_the_middle_of_a_load_ends_it(self, service: ProductProcess):
         with ThreadPoolExecutor(1) as pool:

@@ -28,6 +28,7 @@ from torch.nn import functional
 
 TOKENIZER_CONVERSATIONS = 12_000
 WARM_UP_STEPS = 100
+RESUMED_FROM = 0.3
 LAST_RATE_SHARE = 0.02
 """The learning rate at the end, as a share of its peak."""
 
@@ -47,6 +48,7 @@ class Plan:
     seed: int
     workers: int
     report_every_steps: int
+    resumed: bool
 
 
 class Clock:
@@ -65,6 +67,12 @@ class Clock:
     def own_cpu_s(self) -> float:
         """CPU seconds of this worker."""
         return time.process_time() - self._own_cpu
+
+    @property
+    def curriculum(self) -> float:
+        """The progress as far as the data is concerned: a resumed training skips the easy part."""
+        first = RESUMED_FROM if self._plan.resumed else 0.0
+        return first + (1.0 - first) * self.progress
 
     @property
     def wall_s(self) -> float:
@@ -89,7 +97,7 @@ def examples(tokenizer: Tokenizer, seed: int, clock: Clock) -> Iterator[Example]
     """An endless stream of training examples, longer ones in the second half."""
     mixture = Mixture(seed)
     while True:
-        progress = clock.progress
+        progress = clock.curriculum
         example = encode(mixture.conversation(progress), tokenizer)
         if len(example.tokens) <= (448 if progress < 0.5 else 1100):
             yield example
@@ -137,9 +145,9 @@ def train(network: DemoNetwork, tokenizer: Tokenizer, plan: Plan, checkpoint: Pa
     """Train until the CPU time is used up; worker 0 reports and saves."""
     clock = Clock(plan)
     stream = batches(
-        examples(tokenizer, plan.seed + 1 + worker, clock),
+        examples(tokenizer, plan.seed + 1 + worker + 1000 * plan.resumed, clock),
         random.Random(plan.seed + 100 + worker),
-        batch_tokens=lambda: int(plan.batch_tokens * batch_share(clock.progress)),
+        batch_tokens=lambda: int(plan.batch_tokens * batch_share(clock.curriculum)),
         padding=token_id(tokenizer, END_OF_TEXT),
         prompt_weight=plan.prompt_weight,
         pool_size=256,
@@ -175,7 +183,10 @@ def run_worker(worker: int, plan: Plan, work_dir: Path, meeting_point: str) -> N
     distributed.init_process_group("gloo", f"file://{meeting_point}", rank=worker, world_size=plan.workers)
     tokenizer = Tokenizer.from_file(str(work_dir / "checkpoint" / "tokenizer.json"))
     network = DemoNetwork(Shape())
-    prepare(network, torch.Generator().manual_seed(plan.seed))
+    if plan.resumed:
+        network.load_hugging_face_state(safetensors.torch.load_file(work_dir / "checkpoint" / "model.safetensors"))
+    else:
+        prepare(network, torch.Generator().manual_seed(plan.seed))
     if worker == 0:
         print(f"{sum(p.numel() for p in network.parameters())} parameters", flush=True)
     train(network, tokenizer, plan, work_dir / "checkpoint", worker)
@@ -210,6 +221,9 @@ def main() -> None:
     parser.add_argument("--prompt-weight", type=float, default=0.1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--report-every-steps", type=int, default=200)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint, with a new learning rate cycle"
+    )
     parser.add_argument("--seed", type=int, default=9696)
     options = parser.parse_args()
     plan = Plan(
@@ -221,10 +235,12 @@ def main() -> None:
         options.seed,
         options.workers,
         options.report_every_steps,
+        options.resume,
     )
     work_dir: Path = options.work_dir.resolve()
-    tokenizer = train_tokenizer(corpus(plan.seed, TOKENIZER_CONVERSATIONS), Shape.vocabulary)
-    save_tokenizer(tokenizer, work_dir / "checkpoint", Shape.context)
+    if not plan.resumed:
+        tokenizer = train_tokenizer(corpus(plan.seed, TOKENIZER_CONVERSATIONS), Shape.vocabulary)
+        save_tokenizer(tokenizer, work_dir / "checkpoint", Shape.context)
     with tempfile.TemporaryDirectory() as scratch:
         meeting_point = str(Path(scratch) / "workers")
         spawn(run_worker, (plan, work_dir, meeting_point), nprocs=plan.workers)  # type: ignore[no-untyped-call]

@@ -163,6 +163,10 @@ class DemoNetwork(nn.Module):
         """Scores of the next token for each given hidden state."""
         return functional.linear(hidden, self.embed_tokens.weight)
 
+    def load_hugging_face_state(self, state: dict[str, Tensor]) -> None:
+        """Take over the weights of :meth:`hugging_face_state`."""
+        self.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+
     def hugging_face_state(self) -> dict[str, Tensor]:
         """The weights under the names that ``Qwen2ForCausalLM`` expects."""
         return {f"model.{name}": value.contiguous() for name, value in self.state_dict().items()}
