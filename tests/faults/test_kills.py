@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -46,9 +47,9 @@ def _service_and_runners(gateway_pid: int) -> tuple[psutil.Process, list[psutil.
     return services[0], runners
 
 
-def _ask(url: str, *, model: str = "foundry-demo:1", timeout_s: float = 60.0) -> Answer:
-    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16}
-    return call("POST", f"{url}/v1/chat/completions", body, timeout_s=timeout_s)
+def _ask(url: str, *, model: str = "foundry-demo:1", max_tokens: int = 16) -> Answer:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": max_tokens}
+    return call("POST", f"{url}/v1/chat/completions", body)
 
 
 def _endless_request() -> dict[str, object]:
@@ -105,22 +106,50 @@ def test_a_stream_whose_engine_is_killed_ends_with_an_error_frame_and_the_next_r
     assert answer.json()["choices"][0]["message"]["content"]
 
 
-def test_a_whole_answer_whose_runner_is_killed_is_a_502_that_names_the_cause(gateway: ProductProcess) -> None:
-    assert _ask(gateway.url, model=ENDLESS).status == 200
-    _, runners = _service_and_runners(gateway.pid)
-    for runner in runners:
-        os.kill(runner.pid, signal.SIGSTOP)
+def _runner_of(gateway: ProductProcess, model: str) -> psutil.Process:
+    runners = call("GET", f"{_service_url(gateway)}/status").json()["runners"]
+    return psutil.Process(next(runner["pid"] for runner in runners if runner["model"] == model))
+
+
+def _is_asked(gateway: ProductProcess, model: str) -> bool:
+    runners = call("GET", f"{_service_url(gateway)}/status").json()["runners"]
+    return any(runner["active"] for runner in runners if runner["model"] == model)
+
+
+@contextmanager
+def _asking(gateway: ProductProcess, *, max_tokens: int) -> Iterator[list[Answer]]:
+    """Ask for a whole answer in a thread; the list holds it once the block is left."""
     answers: list[Answer] = []
-    asking = threading.Thread(target=lambda: answers.append(_ask(gateway.url, model=ENDLESS)))
-    asking.start()
-    service_url = _service_url(gateway)
-    eventually_sync(lambda: any(r["active"] for r in call("GET", f"{service_url}/status").json()["runners"]))
-    for runner in runners:
-        os.kill(runner.pid, signal.SIGKILL)
-    asking.join(10)
-    assert answers
+
+    def ask() -> None:
+        answers.append(_ask(gateway.url, model=ENDLESS, max_tokens=max_tokens))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    yield answers
+    thread.join(20)
+    assert len(answers) == 1
+
+
+def test_a_whole_answer_whose_runner_is_killed_at_work_is_a_502_that_names_the_cause(gateway: ProductProcess) -> None:
+    assert _ask(gateway.url, model=ENDLESS).status == 200
+    runner = _runner_of(gateway, ENDLESS)
+    before = runner.cpu_times().user
+    with _asking(gateway, max_tokens=4000) as answers:
+        eventually_sync(lambda: runner.cpu_times().user > before + 0.1, interval_s=0.005)
+        runner.kill()
     assert answers[0].status == 502, answers[0].body
     assert answers[0].json()["error"]["code"] == "engine_failed"
+
+
+def test_a_request_that_its_dying_runner_never_took_up_is_answered_by_the_next_one(gateway: ProductProcess) -> None:
+    assert _ask(gateway.url, model=ENDLESS).status == 200
+    runner = _runner_of(gateway, ENDLESS)
+    runner.suspend()
+    with _asking(gateway, max_tokens=16) as answers:
+        eventually_sync(lambda: _is_asked(gateway, ENDLESS))
+        runner.kill()
+    assert answers[0].status == 200, answers[0].body
 
 
 def _service_url(gateway: ProductProcess) -> str:

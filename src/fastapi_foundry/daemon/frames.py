@@ -11,6 +11,7 @@ To the runner, on its stdin::
 From the runner::
 
     {"event": "ready", ...} or {"event": "failed", "message": ...}            once, after init
+    {"event": "begun", "id": 7}                     a thread took request 7 up; before that, nothing was done of it
     {"event": "chunk", "id": 7, "data": {...}}      an OpenAI chunk (or download progress), as the engine made it
     {"event": "done", "id": 7, "data": {...}, "tokens": 12, "usage": {...}}
     {"event": "error", "id": 7, "code": ..., "message": ..., "param": ..., "tokens": 3}
@@ -25,7 +26,7 @@ from typing import Any, Final
 
 import orjson
 
-__all__ = ["MAX_LINE_BYTES", "chunk_line", "encode", "split_chunk"]
+__all__ = ["MAX_LINE_BYTES", "begun_line", "chunk_line", "encode", "split_chunk"]
 
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 """Longest line that either side accepts; a longer one means that the other side is out of its mind."""
@@ -37,6 +38,11 @@ _CHUNK_DATA: Final = b',"data":'
 def encode(message: dict[str, Any]) -> bytes:
     """One frame, newline included."""
     return orjson.dumps(message) + b"\n"
+
+
+def begun_line(request_id: int) -> bytes:
+    """The frame that says that a request was taken up."""
+    return b'{"event":"begun","id":%d}\n' % request_id
 
 
 def chunk_line(request_id: int, data: bytes) -> bytes:

@@ -92,28 +92,13 @@ class RunnerPool:
             ModelFilesError: Its files cannot be used.
         """
         slot = self._slot(model)
-        if slot.put_aside:
-            raise ModelUnavailableError(model.id, slot.put_aside, code="model_put_aside")
         limits = self._limits
         if slot.queued + slot.active >= limits.max_queued_per_model + limits.max_active_per_model:
             raise QueueFullError(
                 f"{slot.queued} requests wait for the model '{model.id}' already.",
                 retry_after_s=self._retry_after(slot),
             )
-        slot.queued += 1
-        try:
-            runner = await self._ready(slot)
-            await slot.places.acquire()
-        finally:
-            slot.queued -= 1
-        if slot.runner is not runner:
-            # It died or was unloaded while this request waited for its place.
-            slot.places.release()
-            async with self.call(model, operation, body) as again:
-                yield again
-            return
-        slot.active += 1
-        call = runner.call(operation, body, lambda end: self._settled(slot, end))
+        call = await self._taken_up(slot, operation, body)
         try:
             yield call
         finally:
@@ -162,6 +147,37 @@ class RunnerPool:
             del self._slots[model_id]
 
     # Inside.
+
+    async def _taken_up(self, slot: Slot, operation: str, body: object) -> RunnerCall:
+        """A call that a runner works on, or that has ended.
+
+        A runner that dies before it took a request up has done nothing of it, so the next one gets it, once.
+        """
+        repeated = False
+        while True:
+            if slot.put_aside:
+                raise ModelUnavailableError(slot.model.id, slot.put_aside, code="model_put_aside")
+            slot.queued += 1
+            try:
+                runner = await self._ready(slot)
+                await slot.places.acquire()
+            finally:
+                slot.queued -= 1
+            if slot.runner is not runner:
+                # It died or was unloaded while this request waited for its place.
+                slot.places.release()
+                continue
+            slot.active += 1
+            call = runner.call(operation, body, lambda end: self._settled(slot, end))
+            try:
+                await call.taken_up()
+            except BaseException:
+                call.cancel()
+                raise
+            if call.end is None or not call.end.untouched or repeated:
+                return call
+            repeated = True
+            logger.warning("request repeated on a new runner", model_id=slot.model.id, dead_pid=runner.pid)
 
     def _slot(self, model: LocalModel) -> Slot:
         slot = self._slots.get(model.id)

@@ -102,6 +102,7 @@ class Runner:
         while True:
             job, call = self._work.get()
             started = time.perf_counter()
+            self._writer.write(frames.begun_line(job.id))
             end = _end_of(job, call)
             with self._lock:
                 del self._jobs[job.id]

@@ -33,6 +33,7 @@ class End:
         tokens: Tokens generated.
         usage: The engine's own count, when it ended normally.
         cancelled: Whether the runner stopped because it was told to.
+        untouched: Whether the runner died before it took the request up, so that another one may be given it.
     """
 
     fact: FoundryError | None = None
@@ -40,6 +41,7 @@ class End:
     tokens: int = 0
     usage: dict[str, Any] | None = None
     cancelled: bool = False
+    untouched: bool = False
 
 
 class RunnerCall:
@@ -51,6 +53,7 @@ class RunnerCall:
         id: The number in its frames.
         end: How it ended; None until then.
         abandoned: Whether it was cancelled.
+        begun: Whether the runner has taken it up.
     """
 
     def __init__(
@@ -64,6 +67,12 @@ class RunnerCall:
         self._backlog = 0
         self._waiter: asyncio.Future[None] | None = None
         self.abandoned = False
+        self.begun = False
+
+    async def taken_up(self) -> None:
+        """Wait until the runner works on it, or it has ended."""
+        while not self.begun and self.end is None:
+            await self._news()
 
     async def next_chunks(self) -> list[bytes] | None:
         """Every chunk that has arrived and not been read, at least one; None at the end.
@@ -73,11 +82,7 @@ class RunnerCall:
         while not self._chunks:
             if self.end is not None:
                 return None
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._news()
         chunks = list(self._chunks)
         self._chunks.clear()
         self._backlog = 0
@@ -99,6 +104,11 @@ class RunnerCall:
             self._on_cancel(self)
         self.abandoned = True
 
+    def note_begun(self) -> None:
+        """The runner took it up."""
+        self.begun = True
+        self._wake()
+
     def add_chunk(self, data: bytes) -> None:
         """Take a chunk from the runner."""
         if self.abandoned:
@@ -118,6 +128,13 @@ class RunnerCall:
         self.end = end
         self._on_settled(end)
         self._wake()
+
+    async def _news(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

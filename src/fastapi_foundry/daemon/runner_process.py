@@ -142,7 +142,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         """
         call = RunnerCall(next(self._ids), self._cancel, on_settled)
         if not self.alive or self._ending is not None:
-            call.settle(End(fact=self._ending or EngineFailedError("The engine's process has ended.")))
+            fact = self._ending or EngineFailedError("The engine's process has ended.")
+            call.settle(End(fact=fact, untouched=self._ending is None))
             return call
         self._calls[call.id] = call
         self.send({"op": operation, "id": call.id, "body": body})
@@ -271,6 +272,10 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         elif event == "failed":
             if not self._started.done():
                 self._started.set_exception(RunnerStartError(message["message"], crashed=False))
+        elif event == "begun":
+            call = self._calls.get(message["id"])
+            if call is not None:
+                call.note_begun()
         else:
             self._finish(message)
 
@@ -286,7 +291,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
     def _settle_all(self, fact: FoundryError) -> None:
         calls, self._calls = self._calls, {}
         for call in calls.values():
-            call.settle(End(fact=fact))
+            call.settle(End(fact=fact, untouched=self._ending is None and not call.begun))
 
 
 def _end_in_words(status: int | None) -> str:

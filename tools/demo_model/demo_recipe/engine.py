@@ -3,8 +3,21 @@
 What the engine (``foundry-local-sdk`` 2.2.1) wants, as measured with this model:
 
 * The directory holds ``genai_config.json``; the model is registered in the LOCAL
-  catalogue with the property ``task`` = ``chat-completion``.
+  catalogue with the property ``task`` = ``chat-completion``, and nothing else is needed:
+  the properties ``supports_tool_calling``, ``tool_call_start`` and ``tool_call_end`` change
+  nothing when the tokenizer has the tokens.
 * A whole OpenAI request as a ``TextItem`` of type ``OPENAI_JSON`` gives an OpenAI answer.
+* ``model.eos_token_id`` ends the answer, ``model.context_length`` is the limit of prompt and
+  ``max_tokens`` together, and ``model.bot_token_id`` and ``model.eot_token_id`` are the
+  tool-call tokens. The ONNX builder finds these two by the names ``<tool_call>`` and
+  ``</tool_call>`` in the tokenizer; their ids are free. They must be tokens of their own:
+  the engine refuses the same letters written as text.
+* With tools the engine replaces the template's tool format by its own, see ``chat_format``.
+  The grammar guarantees the name of a declared tool and JSON, not the schema: a call that
+  the schema refuses is retried once with the reason in the prompt. What then still is
+  wrong, or is cut off by ``max_tokens``, is an exception and no answer.
+* ``response_format`` compiles to a grammar too; keys of a schema come in alphabetical order.
+* With ``tool_choice: none`` the tools go to the template (which here ignores them).
 """
 
 from __future__ import annotations
