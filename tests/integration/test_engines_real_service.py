@@ -46,6 +46,7 @@ def settings_for(home: Path, *, discovery: bool = False) -> Settings:
 
 @pytest.fixture
 async def engine(foundry_home):
+    others = children_of(os.getpid())  # the processes of shared fixtures
     made = FoundryLocalEngine(settings_for(foundry_home))
     await made.start()
     await made.wait_ready(30)
@@ -53,7 +54,7 @@ async def engine(foundry_home):
     yield made
     family += children_of(os.getpid())
     await made.aclose()
-    await eventually(lambda: not alive(family))
+    await eventually(lambda: not alive([one for one in family if one not in others]))
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -72,7 +72,7 @@ class TestChat:
 
     @pytest.mark.parametrize("key", ["max_tokens", "max_completion_tokens"])
     def test_reaching_the_token_limit_finishes_with_length(self, shared_service: ProductProcess, key: str):
-        body = ask(shared_service.url, CHAT, chat_body(**{key: 3})).json
+        body = ask(shared_service.url, CHAT, chat_body("How do I get a bigger model?", **{key: 3}, temperature=0)).json
         assert body["choices"][0]["finish_reason"] == "length"
         assert body["usage"]["completion_tokens"] == 3
 

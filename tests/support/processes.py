@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,7 +71,9 @@ _homes: dict[Path, int] = {}
 def _service_ports(home: Path) -> int:
     """The first of the ports that belong to ``home``, below those that the system gives to clients."""
     index = _homes.setdefault(home, len(_homes))
-    return 20000 + (os.getpid() % 20) * 600 + (index * _PORTS_PER_HOME) % 600
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    return 20000 + (zlib.crc32(run.encode()) % 10 * 2 + worker) * 600 + (index * _PORTS_PER_HOME) % 600
 
 
 def children_of(pid: int) -> list[psutil.Process]:

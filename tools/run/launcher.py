@@ -25,6 +25,8 @@ usage: python3 run.py                 set up what is missing, start everything, 
 Nothing is set up yet; the first start makes .venv next to run.py, which takes about a minute.
 """
 _COVERAGE_PERCENT: Final = 90
+# Most tests wait for processes. A file's tests stay together, since they share the processes of its fixtures.
+_TWO_AT_A_TIME: Final = ("-n", "2", "--dist", "loadfile")
 _INTERRUPTED: Final = 130
 
 
@@ -81,7 +83,7 @@ def _test(root: Path, environment: Environment, arguments: Sequence[str]) -> int
         return _pytest(root, python, arguments)
     variables = {"COVERAGE_FILE": str(root / ".coverage")}
     _run(root, [python, "-m", "coverage", "erase"], variables)
-    status = _run(root, [python, "-m", "coverage", "run", "-m", "pytest"], variables)
+    status = _run(root, [python, "-m", "coverage", "run", "-m", "pytest", *_TWO_AT_A_TIME], variables)
     if status == 0:
         _run(root, [python, "-m", "coverage", "combine", "-q"], variables)
         status = _run(root, [python, "-m", "coverage", "report", f"--fail-under={_COVERAGE_PERCENT}"], variables)

@@ -33,7 +33,7 @@ print(os.environ["HTTPS_PROXY"] == os.environ["https_proxy"] == "http://127.0.0.
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the filter is Linux's")
 def test_no_socket_can_be_made_by_the_process_its_threads_or_its_children():
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run([sys.executable, "-u", "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=20)
     assert done.stdout.split() == ["denied", *["True"] * 5]
 
 
