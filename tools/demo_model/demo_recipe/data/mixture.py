@@ -21,6 +21,10 @@ _SYSTEMS = (
 )  # fmt: skip
 
 
+MORE_CONTEXT_FROM = 0.3
+"""From this progress on there are more contexts, the skill that takes longest to learn."""
+
+
 class Mixture:
     """Draws training conversations; never one that belongs to the evaluation."""
 
@@ -36,13 +40,14 @@ class Mixture:
         if roll < 0.12 * (1.0 - progress) ** 2:
             return copying_conversation(self.entities)
         roll = self.rng.random()
-        if roll < 0.36:
+        context = 0.36 if progress < MORE_CONTEXT_FROM else 0.46
+        if roll < context:
             return self.context.conversation(progress)
-        if roll < 0.60:
+        if roll < context + 0.24:
             return self.tools.conversation(easy=progress < EASY_UNTIL)
-        if roll < 0.64:
+        if roll < context + 0.28:
             return self._tools_not_needed()
-        if roll < 0.67:
+        if roll < context + 0.31:
             return self._json_answer()
         return self._talk()
 
