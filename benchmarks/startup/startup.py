@@ -21,15 +21,15 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.support.http import open_stream  # noqa: E402 - the path is set just above
+from tests.support.http import event_stream  # noqa: E402 - the path is set just above
 from tests.support.processes import ProductProcess, children_of, gateway_process  # noqa: E402
 
-REQUEST = {"model": "foundry-demo:1", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+REQUEST = {"model": "foundry-demo:1", "messages": [{"role": "user", "content": "Hello"}]}
 
 
 def first_token(url: str) -> None:
-    with open_stream(f"{url}/v1/chat/completions", REQUEST) as stream:
-        assert stream.status == 200, stream.response.read()
+    with event_stream(url, "/v1/chat/completions", REQUEST) as stream:
+        assert stream.status == 200, stream.text()
         for event in stream.events():
             if event["choices"][0]["delta"].get("content"):
                 return

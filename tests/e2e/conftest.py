@@ -6,7 +6,6 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,7 +14,7 @@ from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Request
 
 from tests.support.tools import require_tool
 
-_ARGUMENTS = (
+CHROMIUM_ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -75,7 +74,7 @@ Open = Callable[..., AbstractAsyncContextManager[ChatPage]]
 async def browser() -> AsyncIterator[Browser]:
     chromium = require_tool("chromium")
     async with async_playwright() as playwright:
-        launched = await playwright.chromium.launch(executable_path=chromium, headless=True, args=_ARGUMENTS)
+        launched = await playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_ARGUMENTS)
         yield launched
         await launched.close()
 
@@ -116,9 +115,3 @@ def chat_page(browser: Browser) -> Open:
         assert chat.seen == []
 
     return opened
-
-
-@pytest.fixture(scope="session")
-def pictures() -> Path:
-    """Where the documentation's screenshots are."""
-    return Path(__file__).parents[2] / "docs" / "images"

@@ -133,7 +133,11 @@ async def test_a_reload_in_the_middle_of_an_answer_offers_to_ask_again(chat_page
 async def test_a_service_that_was_killed_is_said_in_words_and_works_again_when_it_is_back(chat_page, tmp_path):
     with service_process(tmp_path / "service") as service:
         port = service.url.rpartition(":")[2]
-        env = {"FOUNDRY_BASE_URL": service.url, "FASTAPI_FOUNDRY__FOUNDRY_SERVICE__START": "never"}
+        env = {
+            "FOUNDRY_BASE_URL": service.url,
+            "FASTAPI_FOUNDRY__FOUNDRY_SERVICE__START": "never",
+            "FASTAPI_FOUNDRY__FOUNDRY_SERVICE__START_TIMEOUT_S": "3",  # how long a request waits for it to come back
+        }
         with gateway_process(tmp_path / "gateway", arguments=["--port", "0"], env=env) as gateway:
             async with chat_page(gateway.url) as chat:
                 chat.expected.append("Failed to load resource")

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.http import Answer, EventStream, call, open_stream
+from tests.support.http import Answer, EventStream, ask, event_stream
 from tests.support.models import make_endless_model
 from tests.support.processes import ProductProcess, children_of, gateway_process, service_process
 from tests.support.waiting import eventually_sync
@@ -31,7 +31,7 @@ def gateway(tmp_path: Path) -> Iterator[ProductProcess]:
 def _register_endless(gateway: ProductProcess, directory: Path) -> None:
     make_endless_model(directory)
     eventually_sync((gateway.home / "daemon.json").exists)
-    answer = call("POST", f"{_service_url(gateway)}/models/register", {"path": str(directory), "name": ENDLESS})
+    answer = ask(_service_url(gateway), "/models/register", {"path": str(directory), "name": ENDLESS})
     assert answer.status == 200, answer.body
 
 
@@ -47,16 +47,15 @@ def _service_and_runners(gateway_pid: int) -> tuple[psutil.Process, list[psutil.
     return services[0], runners
 
 
-def _ask(url: str, *, model: str = "foundry-demo:1", max_tokens: int = 16) -> Answer:
+def _chat(url: str, *, model: str = "foundry-demo:1", max_tokens: int = 16) -> Answer:
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": max_tokens}
-    return call("POST", f"{url}/v1/chat/completions", body)
+    return ask(url, "/v1/chat/completions", body)
 
 
 def _endless_request() -> dict[str, object]:
     return {
         "model": ENDLESS,
         "messages": [{"role": "user", "content": "Count for ever."}],
-        "stream": True,
         "max_tokens": 2048,
     }
 
@@ -83,7 +82,7 @@ def _assert_ended_by_an_error_frame(events: list[object], seconds: float) -> Non
 def test_a_stream_whose_engine_is_killed_ends_with_an_error_frame_and_the_next_request_succeeds(
     gateway: ProductProcess, victims: str
 ) -> None:
-    with open_stream(f"{gateway.url}/v1/chat/completions", _endless_request()) as stream:
+    with event_stream(gateway.url, "/v1/chat/completions", _endless_request()) as stream:
         assert stream.status == 200
         _first_content(stream)
         service, runners = _service_and_runners(gateway.pid)
@@ -101,18 +100,18 @@ def test_a_stream_whose_engine_is_killed_ends_with_an_error_frame_and_the_next_r
     _assert_ended_by_an_error_frame(events, seconds)
 
     assert gateway.popen.poll() is None
-    answer = _ask(gateway.url)
+    answer = _chat(gateway.url)
     assert answer.status == 200, answer.body
-    assert answer.json()["choices"][0]["message"]["content"]
+    assert answer.json["choices"][0]["message"]["content"]
 
 
 def _runner_of(gateway: ProductProcess, model: str) -> psutil.Process:
-    runners = call("GET", f"{_service_url(gateway)}/status").json()["runners"]
+    runners = ask(_service_url(gateway), "/status").json["runners"]
     return psutil.Process(next(runner["pid"] for runner in runners if runner["model"] == model))
 
 
 def _is_asked(gateway: ProductProcess, model: str) -> bool:
-    runners = call("GET", f"{_service_url(gateway)}/status").json()["runners"]
+    runners = ask(_service_url(gateway), "/status").json["runners"]
     return any(runner["active"] for runner in runners if runner["model"] == model)
 
 
@@ -121,10 +120,10 @@ def _asking(gateway: ProductProcess, *, max_tokens: int) -> Iterator[list[Answer
     """Ask for a whole answer in a thread; the list holds it once the block is left."""
     answers: list[Answer] = []
 
-    def ask() -> None:
-        answers.append(_ask(gateway.url, model=ENDLESS, max_tokens=max_tokens))
+    def ask_whole() -> None:
+        answers.append(_chat(gateway.url, model=ENDLESS, max_tokens=max_tokens))
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=ask_whole)
     thread.start()
     yield answers
     thread.join(20)
@@ -132,18 +131,18 @@ def _asking(gateway: ProductProcess, *, max_tokens: int) -> Iterator[list[Answer
 
 
 def test_a_whole_answer_whose_runner_is_killed_at_work_is_a_502_that_names_the_cause(gateway: ProductProcess) -> None:
-    assert _ask(gateway.url, model=ENDLESS).status == 200
+    assert _chat(gateway.url, model=ENDLESS).status == 200
     runner = _runner_of(gateway, ENDLESS)
     before = runner.cpu_times().user
     with _asking(gateway, max_tokens=4000) as answers:
         eventually_sync(lambda: runner.cpu_times().user > before + 0.1, interval_s=0.005)
         runner.kill()
     assert answers[0].status == 502, answers[0].body
-    assert answers[0].json()["error"]["code"] == "engine_failed"
+    assert answers[0].json["error"]["code"] == "engine_failed"
 
 
 def test_a_request_that_its_dying_runner_never_took_up_is_answered_by_the_next_one(gateway: ProductProcess) -> None:
-    assert _ask(gateway.url, model=ENDLESS).status == 200
+    assert _chat(gateway.url, model=ENDLESS).status == 200
     runner = _runner_of(gateway, ENDLESS)
     runner.suspend()
     with _asking(gateway, max_tokens=16) as answers:
@@ -158,7 +157,7 @@ def _service_url(gateway: ProductProcess) -> str:
 
 def test_killing_the_gateway_leaves_no_orphan(tmp_path: Path) -> None:
     with gateway_process(tmp_path / "home") as gateway:
-        assert _ask(gateway.url).status == 200
+        assert _chat(gateway.url).status == 200
         family = children_of(gateway.pid)
         assert len(family) >= 2
         gateway.kill()
@@ -168,17 +167,17 @@ def test_killing_the_gateway_leaves_no_orphan(tmp_path: Path) -> None:
 def test_killing_the_gateway_spares_a_service_that_was_started_on_its_own(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with service_process(home) as service, gateway_process(home) as gateway:
-        assert _ask(gateway.url).status == 200
+        assert _chat(gateway.url).status == 200
         assert not [
             child for child in children_of(gateway.pid) if "fastapi_foundry.daemon" in " ".join(child.cmdline())
         ]
         gateway.kill()
-        assert call("GET", f"{service.url}/status").status == 200
+        assert ask(service.url, "/status").status == 200
 
 
 def test_a_gateway_that_is_told_to_end_takes_its_service_along_and_removes_the_daemon_file(tmp_path: Path) -> None:
     with gateway_process(tmp_path / "home") as gateway:
-        assert _ask(gateway.url).status == 200
+        assert _chat(gateway.url).status == 200
         family = children_of(gateway.pid)
         assert (gateway.home / "daemon.json").exists()
         assert gateway.stop() == 0

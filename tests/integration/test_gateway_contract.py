@@ -8,21 +8,20 @@ from typing import Any
 
 import pytest
 
-from tests.support.http import Answer, call, open_stream
+from tests.support.http import Answer, ask, event_stream
 from tests.support.processes import ProductProcess
 
 MODEL = "foundry-demo:1"
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "What are you?"}]}
-JSON = {"Content-Type": "application/json"}
 
 
 def chat(gateway: ProductProcess, **extra: Any) -> Answer:
-    return call("POST", f"{gateway.url}/v1/chat/completions", CHAT | extra)
+    return ask(gateway.url, "/v1/chat/completions", CHAT | extra)
 
 
 def test_an_answer_has_every_field_of_the_contract(shared_gateway: ProductProcess) -> None:
     answer = chat(shared_gateway, max_tokens=4)
-    body = answer.json()
+    body = answer.json
     assert answer.status == 200
     assert answer.headers["x-request-id"]
     assert body["object"] == "chat.completion"
@@ -33,14 +32,13 @@ def test_an_answer_has_every_field_of_the_contract(shared_gateway: ProductProces
     assert choice["message"]["refusal"] is None
     usage = body["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
-    assert chat(shared_gateway, max_tokens=1).json()["id"] != body["id"]
+    assert chat(shared_gateway, max_tokens=1).json["id"] != body["id"]
 
 
 @pytest.mark.parametrize("usage", [True, False])
 def test_a_stream_keeps_the_contract(shared_gateway: ProductProcess, usage: bool) -> None:
     options = {"stream_options": {"include_usage": True}} if usage else {}
-    url = f"{shared_gateway.url}/v1/chat/completions"
-    with open_stream(url, CHAT | {"stream": True, "max_tokens": 5} | options) as stream:
+    with event_stream(shared_gateway.url, "/v1/chat/completions", CHAT | {"max_tokens": 5} | options) as stream:
         assert stream.status == 200
         assert stream.headers["content-type"].startswith("text/event-stream")
         assert stream.headers["x-request-id"]
@@ -89,9 +87,9 @@ def test_a_stream_keeps_the_contract(shared_gateway: ProductProcess, usage: bool
     ],
 )
 def test_bad_input_is_400_in_openais_form(shared_gateway: ProductProcess, raw: bytes, param: str | None) -> None:
-    answer = call("POST", f"{shared_gateway.url}/v1/chat/completions", raw=raw, headers=JSON)
+    answer = ask(shared_gateway.url, "/v1/chat/completions", raw)
     assert answer.status == 400
-    error = answer.json()["error"]
+    error = answer.json["error"]
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
     assert error["message"]
@@ -109,28 +107,26 @@ def test_bad_input_is_400_in_openais_form(shared_gateway: ProductProcess, raw: b
     ],
 )
 def test_bad_input_is_400_in_the_native_form(shared_gateway: ProductProcess, body: dict[str, Any], param: str) -> None:
-    answer = call("POST", f"{shared_gateway.url}/api/v1/generate", body)
+    answer = ask(shared_gateway.url, "/api/v1/generate", body)
     assert answer.status == 400
-    problem = answer.json()
+    problem = answer.json
     assert (problem["error"], problem["status_code"], problem["param"]) == ("Invalid input", 400, param)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_unknown_model_is_404_before_any_event(shared_gateway: ProductProcess, stream: bool) -> None:
     answer = chat(shared_gateway, model="no-such-model", stream=stream)
-    assert (answer.status, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert (answer.status, answer.json["error"]["code"]) == (404, "model_not_found")
     assert answer.headers["content-type"] == "application/json"
-    native = call(
-        "POST", f"{shared_gateway.url}/api/v1/generate", {"prompt": "x", "model": "no-such-model", "stream": stream}
-    )
-    assert (native.status, native.json()["error"]) == (404, "Model not available")
-    assert "no-such-model" in native.json()["detail"]
+    native = ask(shared_gateway.url, "/api/v1/generate", {"prompt": "x", "model": "no-such-model", "stream": stream})
+    assert (native.status, native.json["error"]) == (404, "Model not available")
+    assert "no-such-model" in native.json["detail"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_over_the_context_is_400_with_both_numbers(shared_gateway: ProductProcess, stream: bool) -> None:
     answer = chat(shared_gateway, messages=[{"role": "user", "content": "word " * 20_000}], stream=stream)
-    error = answer.json()["error"]
+    error = answer.json["error"]
     assert (answer.status, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
     assert len(re.findall(r"\d+", error["message"])) >= 2
 
@@ -142,17 +138,17 @@ def test_max_tokens_beyond_the_context_is_clamped(shared_gateway: ProductProcess
 
 def test_a_body_of_50_mb_is_413(shared_gateway: ProductProcess) -> None:
     raw = b'{"model":"' + b"x" * (50 * 1024 * 1024) + b'"}'
-    answer = call("POST", f"{shared_gateway.url}/v1/chat/completions", raw=raw, headers=JSON)
-    assert (answer.status, answer.json()["error"]["code"]) == (413, "body_too_large")
-    native = call("POST", f"{shared_gateway.url}/api/v1/generate", raw=raw, headers=JSON)
-    assert (native.status, native.json()["status_code"]) == (413, 413)
+    answer = ask(shared_gateway.url, "/v1/chat/completions", raw)
+    assert (answer.status, answer.json["error"]["code"]) == (413, "body_too_large")
+    native = ask(shared_gateway.url, "/api/v1/generate", raw)
+    assert (native.status, native.json["status_code"]) == (413, 413)
 
 
 def test_no_error_shows_the_inside(shared_gateway: ProductProcess) -> None:
     answers = [
         chat(shared_gateway, model="no-such-model"),
         chat(shared_gateway, messages=[{"role": "user", "content": "word " * 20_000}]),
-        call("POST", f"{shared_gateway.url}/v1/embeddings", {"model": MODEL, "input": "x"}),
+        ask(shared_gateway.url, "/v1/embeddings", {"model": MODEL, "input": "x"}),
         chat(shared_gateway, n=3),
     ]
     for answer in answers:

@@ -16,9 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.http import call, open_stream
+from tests.support.http import LONG_ANSWER, ask, event_stream
 from tests.support.processes import ProductProcess, children_of, gateway_process, product_environment
-from tests.support.service_http import LONG_ANSWER
 from tests.support.waiting import eventually_sync
 
 CHAT = {"model": "foundry-demo:1", "messages": [{"role": "user", "content": "What are you?"}]}
@@ -38,7 +37,7 @@ def own_gateway(tmp_path: Path) -> Iterator[ProductProcess]:
 
 
 def health(process: ProductProcess, query: str = "") -> dict[str, object]:
-    return dict(call("GET", f"{process.url}/api/v1/health{query}", timeout_s=15).json())
+    return dict(ask(process.url, f"/api/v1/health{query}", timeout_s=15).json)
 
 
 def port_of(process: ProductProcess) -> int:
@@ -46,7 +45,7 @@ def port_of(process: ProductProcess) -> int:
 
 
 def service_of(process: ProductProcess) -> psutil.Process:
-    status = call("GET", f"{process.url}/api/v1/foundry/status").json()
+    status = ask(process.url, "/api/v1/foundry/status").json
     return psutil.Process(int(status["pid"]))
 
 
@@ -61,8 +60,8 @@ def test_the_application_imports_no_inference_stack_and_no_other_http_client() -
 
 def test_an_idle_gateway_is_small(own_gateway: ProductProcess) -> None:
     for _ in range(20):
-        assert call("POST", f"{own_gateway.url}/v1/chat/completions", CHAT | {"max_tokens": 2}).status == 200
-    call("GET", f"{own_gateway.url}/openapi.json")
+        assert ask(own_gateway.url, "/v1/chat/completions", CHAT | {"max_tokens": 2}).status == 200
+    ask(own_gateway.url, "/openapi.json")
     assert psutil.Process(own_gateway.pid).memory_info().rss / 1e6 < IDLE_MB
 
 
@@ -86,10 +85,10 @@ def test_health_answers_within_a_second_while_the_engine_hangs(own_gateway: Prod
 
 def test_a_client_that_leaves_stops_the_decode_in_the_runner(own_gateway: ProductProcess) -> None:
     def busy() -> int:
-        url = str(call("GET", f"{own_gateway.url}/api/v1/foundry/status").json()["url"])
-        return sum(runner["active"] for runner in call("GET", f"{url}/status").json()["runners"])
+        url = str(ask(own_gateway.url, "/api/v1/foundry/status").json["url"])
+        return sum(runner["active"] for runner in ask(url, "/status").json["runners"])
 
-    with open_stream(f"{own_gateway.url}/v1/chat/completions", CHAT | LONG_ANSWER | {"stream": True}) as stream:
+    with event_stream(own_gateway.url, "/v1/chat/completions", CHAT | LONG_ANSWER) as stream:
         next(iter(stream.events()))
         assert busy() == 1
     eventually_sync(lambda: busy() == 0, timeout_s=2)
@@ -103,7 +102,7 @@ def test_a_client_that_leaves_stops_the_decode_in_the_runner(own_gateway: Produc
 
 
 def test_sigterm_ends_the_gateway_its_service_and_its_runners(own_gateway: ProductProcess) -> None:
-    assert call("POST", f"{own_gateway.url}/v1/chat/completions", CHAT | {"max_tokens": 1}).status == 200
+    assert ask(own_gateway.url, "/v1/chat/completions", CHAT | {"max_tokens": 1}).status == 200
     children = children_of(own_gateway.pid)
     assert children
     begun = time.monotonic()
@@ -121,7 +120,7 @@ def test_a_taken_port_is_passed_over_for_the_next_free_one(tmp_path: Path) -> No
         port = taken.getsockname()[1]
         with gateway_process(tmp_path / "home", arguments=["--port", str(port)]) as process:
             assert port_of(process) in range(9696, 9797)
-            assert call("GET", f"{process.url}/api/v1/version").status == 200
+            assert ask(process.url, "/api/v1/version").status == 200
 
 
 def test_a_taken_port_is_an_error_that_names_it_when_another_may_not_be_taken(tmp_path: Path) -> None:
@@ -150,7 +149,7 @@ def test_ctrl_c_ends_an_open_stream_with_a_clear_error(tmp_path: Path) -> None:
     env = {"FASTAPI_FOUNDRY__FASTAPI_SERVER__SHUTDOWN_TIMEOUT_S": "0.3"}
     with gateway_process(tmp_path / "home", arguments=["--port", "0"], env=env) as process:
         eventually_sync(lambda: health(process)["status"] == "healthy", timeout_s=30)
-        with open_stream(f"{process.url}/v1/chat/completions", CHAT | LONG_ANSWER | {"stream": True}) as stream:
+        with event_stream(process.url, "/v1/chat/completions", CHAT | LONG_ANSWER) as stream:
             next(iter(stream.events()))
             process.popen.send_signal(signal.SIGINT)
             events, seconds = stream.rest()

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.http import call, open_stream
+from tests.support.http import ask, event_stream
 from tests.support.processes import ProductProcess, children_of, gateway_process
 
 MEBIBYTE = 1024 * 1024
 _GREETING = {
     "model": "foundry-demo:1",
     "messages": [{"role": "user", "content": "Hello"}],
-    "stream": True,
 }
 
 
@@ -25,8 +24,8 @@ def _service(gateway: ProductProcess) -> psutil.Process:
 def test_the_gateway_needs_at_most_100_mb_and_the_service_90_mb(tmp_path: Path) -> None:
     with gateway_process(tmp_path / "home") as gateway:
         for _ in range(20):
-            assert call("GET", f"{gateway.url}/api/v1/health").status == 200
-            with open_stream(f"{gateway.url}/v1/chat/completions", _GREETING) as stream:
+            assert ask(gateway.url, "/api/v1/health").status == 200
+            with event_stream(gateway.url, "/v1/chat/completions", _GREETING) as stream:
                 assert list(stream.events())[-1] == "[DONE]"
         gateway_mb = psutil.Process(gateway.pid).memory_info().rss / MEBIBYTE
         service_mb = _service(gateway).memory_info().rss / MEBIBYTE
@@ -38,7 +37,7 @@ def test_the_first_token_of_the_demo_model_comes_within_4_s_of_the_start(tmp_pat
     began = time.monotonic()
     with (
         gateway_process(tmp_path / "home") as gateway,
-        open_stream(f"{gateway.url}/v1/chat/completions", _GREETING) as stream,
+        event_stream(gateway.url, "/v1/chat/completions", _GREETING) as stream,
     ):
         assert stream.status == 200
         for event in stream.events():

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.http import ask
 from tests.support.processes import ProductProcess, service_process
-from tests.support.service_http import ask
 from tests.support.waiting import eventually_sync
 
 

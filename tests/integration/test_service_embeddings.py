@@ -13,8 +13,8 @@ from openai import OpenAI
 
 import fastapi_foundry
 from tests.support.embedding_model import make_embedding_model
+from tests.support.http import ask, chat_body
 from tests.support.processes import ProductProcess, service_process
-from tests.support.service_http import ask, chat_body
 
 DEMO = Path(fastapi_foundry.__file__).parent / "demo_model"
 EMBED = "/v1/embeddings"

@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 import fastapi_foundry
+from tests.support.http import LONG_ANSWER, ask, chat_body, event_stream
 from tests.support.processes import ProductProcess, children_of, product_environment, service_process
-from tests.support.service_http import LONG_ANSWER, ask, chat_body, event_stream
 from tests.support.waiting import eventually_sync
 
 CHAT = "/v1/chat/completions"

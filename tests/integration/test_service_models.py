@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import fastapi_foundry
+from tests.support.http import Answer, ask, chat_body
 from tests.support.processes import ProductProcess, service_process
-from tests.support.service_http import Answer, ask, chat_body
 
 DEMO = Path(fastapi_foundry.__file__).parent / "demo_model"
 CHAT = "/v1/chat/completions"

@@ -16,6 +16,7 @@ __all__ = ["ensure_system_tools"]
 # Debian's package for each, and the names that the program goes by.
 _TOOLS: Final = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "curl": ("curl",),
     "jq": ("jq",),
     "strace": ("strace",),
 }

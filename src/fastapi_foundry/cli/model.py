@@ -178,16 +178,23 @@ def local_models(ctx: typer.Context) -> list[dict[str, Any]]:
 
 
 def find_model(models: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The model of that id or alias.
+    """The model of that id, or the newest usable one of that alias.
 
     Raises:
         ModelNotFoundError: There is none.
     """
-    for key in ("id", "alias"):
-        for model in models:
-            if model.get(key) == name:
-                return model
-    raise errors.ModelNotFoundError(name, "See: fastapi-foundry model list")
+    for model in models:
+        if model.get("id") == name:
+            return model
+    named = [model for model in models if model.get("alias") == name]
+    if not named:
+        raise errors.ModelNotFoundError(name, "See: fastapi-foundry model list")
+    return max(named, key=lambda model: (model.get("state") != "unusable", _version(model)))
+
+
+def _version(model: dict[str, Any]) -> int:
+    version = str(model.get("id")).rpartition(":")[2]
+    return int(version) if version.isdecimal() else 0
 
 
 def load_model(ctx: typer.Context, found: FoundService, name: str, terminal: Terminal) -> dict[str, Any]:

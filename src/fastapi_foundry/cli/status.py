@@ -32,24 +32,24 @@ def status(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     from fastapi_foundry.cli import background  # noqa: PLC0415 - --help need not pay for it
     from fastapi_foundry.cli.gateway import find_gateway  # noqa: PLC0415 - as above
     from fastapi_foundry.cli.model import local_models  # noqa: PLC0415 - as above
+    from fastapi_foundry.cli.search import look_for_engine  # noqa: PLC0415 - as above
 
     terminal = Terminal(json=as_json)
     settings = invocation(ctx).settings()
     gateway = find_gateway(settings)
-    tried = [(how, url, background.probe(url)) for how, url in background.candidates(settings)]
-    service = next((found for _, _, found in tried if found is not None), None)
+    service = background.find_service(settings)
+    with terminal.waiting("Looking for engines"):
+        search = look_for_engine(settings)
     models = local_models(ctx)
-    remedies = _remedies(settings, service, gateway is not None)
+    remedies = _remedies(settings, engine_found=service is not None or search.url is not None, gateway=bool(gateway))
     terminal.document(
         {
             "gateway": {"running": True, "url": gateway.url, **gateway.health} if gateway else {"running": False},
             "service": {"running": True, **service.status, "url": service.url} if service else {"running": False},
+            "engine": {"url": search.url, "found_by": search.found_by} if search.url else None,
             "models": models,
             "default_model": settings.foundry_ai.default_model,
-            "discovery": [
-                {"step": how, "address": url, "outcome": "found" if found else "nothing of ours answers"}
-                for how, url, found in tried
-            ],
+            "discovery": [dict(zip(("step", "address", "outcome"), step, strict=True)) for step in search.tried],
             "remedies": remedies,
         }
     )
@@ -58,18 +58,22 @@ def status(ctx: typer.Context, as_json: JsonFlag = False) -> None:
         [
             ("Gateway", f"{health.get('status')} at {gateway.url}" if gateway else "not running"),
             ("Service", _service_words(service)),
+            ("Engine to use", f"{search.url} (by {_words(search.found_by)})" if search.url else "none found"),
             ("Models", _model_words(models)),
             ("Default model", settings.foundry_ai.default_model),
             ("Home", settings.home),
         ]
     )
-    terminal.say("\nWhere the service was looked for:")
-    for how, url, found in tried:
-        terminal.say(f"  {how.replace('_', ' '):<13} {url}  {'found' if found else 'nothing of ours answers'}")
+    terminal.say("\nHow it was looked for:")
+    terminal.table(("STEP", "ADDRESS", "OUTCOME"), [(_words(step), where, what) for step, where, what in search.tried])
     for remedy in remedies:
         terminal.say(f"\n{remedy}")
-    if service is None:
+    if service is None and search.url is None:
         raise typer.Exit(exits.NOT_RUNNING)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _service_words(service: FoundService | None) -> str:
@@ -85,15 +89,15 @@ def _model_words(models: list[dict[str, Any]]) -> str:
     return f"{len(models)} on this machine" + (f": {names}" if names else "") + (" ..." if len(models) > 5 else "")  # noqa: PLR2004 - as above
 
 
-def _remedies(settings: Settings, service: FoundService | None, gateway_runs: bool) -> list[str]:
+def _remedies(settings: Settings, *, engine_found: bool, gateway: bool) -> list[str]:
     remedies = []
-    if service is None and settings.foundry_ai.base_url:
+    if not engine_found and settings.foundry_ai.base_url:
         remedies.append(
-            f"foundry_ai.base_url points to {settings.foundry_ai.base_url}, and no service of ours answers there. "
+            f"foundry_ai.base_url points to {settings.foundry_ai.base_url}, and no engine answers there. "
             "Start that engine, or remove the setting (FOUNDRY_BASE_URL) to use the local service."
         )
-    elif service is None:
+    elif not engine_found:
         remedies.append("To start the service: fastapi-foundry service start")
-    if not gateway_runs:
+    if not gateway:
         remedies.append("To start the gateway and the chat page: fastapi-foundry serve")
     return remedies

@@ -62,10 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
         overrides: dict[str, object] = {} if options.port is None else {"foundry_service.port": options.port}
         settings = load_settings(config_path=options.config, overrides=overrides)
         sock = _bind(settings)
+        log = configure_logging(settings.logging, home=settings.home, process="service")
     except FoundryError as fact:
         _announce({"event": "failed", "error": fact.message})
         return 1
-    log = configure_logging(settings.logging, home=settings.home, process="service")
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(settings, sock, supervised=options.supervised))

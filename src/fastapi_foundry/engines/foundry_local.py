@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -44,6 +45,29 @@ _LEAST_LEFT_S: Final = 0.1
 _LOAD_MARGIN_S: Final = 0.5
 _END_OF_STREAM: Final = b"[DONE]"
 _DESCRIBED: Final = frozenset({"id", "object", "created", "owned_by", "state"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked of the engine, wherever it is by then.
+
+    Attributes:
+        ready_s: How long the engine may take to become ready first.
+        model: What an error is about, where no body names it.
+    """
+
+    method: str
+    path: str
+    timeouts: Timeouts
+    ready_s: float
+    body: bytes | None = None
+    request_id: str = ""
+    model: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        content = {"content-type": "application/json"} if self.body is not None else {}
+        return content | ({"x-request-id": self.request_id} if self.request_id else {})
 
 
 class FoundryLocalEngine:
@@ -98,7 +122,7 @@ class FoundryLocalEngine:
     async def list_models(self) -> list[ModelCard]:
         """What can be used now; bounded to about a second."""
         timeouts = self._timeouts(total_s=_LIST_TIMEOUT_S)
-        _, body = await self._whole("GET", "/v1/models", None, "", timeouts, ready_s=_LIST_TIMEOUT_S)
+        _, body = await self._whole(_Request("GET", "/v1/models", timeouts, ready_s=_LIST_TIMEOUT_S))
         return _model_cards(body)
 
     async def post(self, path: str, body: bytes, *, request_id: str, timeout_s: float | None = None) -> Reply:
@@ -106,14 +130,16 @@ class FoundryLocalEngine:
         total_s = self._answer_s if timeout_s is None else timeout_s
         timeouts = self._timeouts(total_s=total_s)
         ready_s = min(self._ready_s, total_s)
-        response, answer = await self._whole("POST", path, body, request_id, timeouts, ready_s=ready_s)
+        request = _Request("POST", path, timeouts, ready_s=ready_s, body=body, request_id=request_id)
+        response, answer = await self._whole(request)
         return Reply(answer, response.headers)
 
     @contextlib.asynccontextmanager
     async def stream(self, path: str, body: bytes, *, request_id: str) -> AsyncIterator[_Stream]:
         """Send JSON and stream the answer; see ``Engine.stream``."""
         timeouts = self._timeouts(total_s=None)
-        response = await self._send("POST", path, body, request_id, timeouts, ready_s=self._ready_s)
+        request = _Request("POST", path, timeouts, ready_s=self._ready_s, body=body, request_id=request_id)
+        response = await self._send(request)
         try:
             stream = _Stream(response, self._fact)
             await stream.pull_first()
@@ -136,25 +162,16 @@ class FoundryLocalEngine:
         path = f"/models/{verb}/{quote(model, safe='')}"
         timeouts = self._timeouts(total_s=self._load_s)
         body = b"" if method == "POST" else None
-        _, answer = await self._whole(method, path, body, "", timeouts, ready_s=self._ready_s, model=model)
+        request = _Request(method, path, timeouts, ready_s=self._ready_s, body=body, model=model)
+        _, answer = await self._whole(request)
         try:
             document = orjson.loads(answer)
         except orjson.JSONDecodeError:
             document = None
         return document if isinstance(document, dict) else {"status": f"{verb}ed", "model": model}
 
-    async def _whole(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        request_id: str,
-        timeouts: Timeouts,
-        *,
-        ready_s: float,
-        model: str | None = None,
-    ) -> tuple[HttpResponse, bytes]:
-        response = await self._send(method, path, body, request_id, timeouts, ready_s=ready_s, model=model)
+    async def _whole(self, request: _Request) -> tuple[HttpResponse, bytes]:
+        response = await self._send(request)
         try:
             return response, await response.read(_MAX_ANSWER_BYTES)
         except HttpError as error:
@@ -162,37 +179,25 @@ class FoundryLocalEngine:
         finally:
             response.close()
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        request_id: str,
-        timeouts: Timeouts,
-        *,
-        ready_s: float,
-        model: str | None = None,
-    ) -> HttpResponse:
+    async def _send(self, request: _Request) -> HttpResponse:
         """The head of a successful answer; an answer that reports an error is raised as its fact.
 
         Sent at most twice: again, on a new connection to wherever the engine is by then, when the first
         connection was refused or broke before any byte of an answer had arrived.
         """
-        headers = {"content-type": "application/json"} if body is not None else {}
-        if request_id:
-            headers["x-request-id"] = request_id
-        status = await self._supervisor.wait_ready(ready_s)
+        status = await self._supervisor.wait_ready(request.ready_s)
         began = time.monotonic()
         try:
-            response = await self._client.request(
-                method, f"{status.url}{path}", headers=headers, body=body, timeouts=timeouts, repeat_if_stale=False
-            )
+            response = await self._attempt(request, status.url, request.timeouts, fresh=False)
         except (ConnectFailedError, ConnectionLostError) as error:
             if isinstance(error, ConnectionLostError) and error.received_any:
                 raise self._fact(error) from error
-            status = await self._supervisor.recheck(status.url or "", ready_s)
-            rest = _rest_of(timeouts, time.monotonic() - began)
-            response = await self._send_again(method, f"{status.url}{path}", headers, body, rest)
+            status = await self._supervisor.recheck(status.url or "", request.ready_s)
+            rest = _rest_of(request.timeouts, time.monotonic() - began)
+            try:
+                response = await self._attempt(request, status.url, rest, fresh=True)
+            except HttpError as again:
+                raise self._fact(again) from again
         except HttpError as error:
             raise self._fact(error) from error
         if response.status == _OK:
@@ -201,15 +206,20 @@ class FoundryLocalEngine:
             answer = await response.read(_MAX_ERROR_BYTES)
         except HttpError as error:
             raise self._fact(error) from error
-        raise _fact_from_answer(response, answer, model or _model_in(body))
+        raise _fact_from_answer(response, answer, request.model or _model_in(request.body))
 
-    async def _send_again(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeouts: Timeouts
+    async def _attempt(
+        self, request: _Request, base_url: str | None, timeouts: Timeouts, *, fresh: bool
     ) -> HttpResponse:
-        try:
-            return await self._client.request(method, url, headers=headers, body=body, timeouts=timeouts, fresh=True)
-        except HttpError as error:
-            raise self._fact(error) from error
+        return await self._client.request(
+            request.method,
+            f"{base_url}{request.path}",
+            headers=request.headers,
+            body=request.body,
+            timeouts=timeouts,
+            fresh=fresh,
+            repeat_if_stale=False,
+        )
 
     def _timeouts(self, *, total_s: float | None) -> Timeouts:
         if total_s is None:

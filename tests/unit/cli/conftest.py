@@ -39,6 +39,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Nothing of a developer's machine that listens on the usual ports may answer.
     monkeypatch.setenv("FOUNDRY_PORT", "1")
     monkeypatch.setenv("API_PORT", "1")
+    monkeypatch.setenv("FASTAPI_FOUNDRY__FOUNDRY_SERVICE__PORT_RANGE_START", "1")
+    monkeypatch.setenv("FASTAPI_FOUNDRY__FOUNDRY_SERVICE__PORT_RANGE_END", "1")
     return home
 
 

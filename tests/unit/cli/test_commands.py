@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -179,6 +181,33 @@ def test_a_download_ends_with_the_full_id(cli, monkeypatch):
     with stub_server({"GET /status": service_status(), "POST /models/download": Said(pieces=pieces)}) as stub:
         monkeypatch.setenv("FOUNDRY_BASE_URL", stub.url)
         assert cli("model", "download", "phi", "--json").json == {"status": "downloaded", "model": "phi:4"}
+
+
+def test_ctrl_c_cancels_the_download_on_the_service(home, monkeypatch):
+    begun, release = threading.Event(), threading.Event()
+
+    def slow(_: object) -> Said:
+        begun.set()
+        release.wait(20)
+        return Said(pieces=[])
+
+    routes = {
+        "GET /status": service_status(),
+        "POST /models/download": slow,
+        "POST /models/download/cancel": Said({"status": "cancelled"}),
+    }
+    with stub_server(routes) as stub:
+        monkeypatch.setenv("FOUNDRY_BASE_URL", stub.url)
+        command = [sys.executable, "-m", "fastapi_foundry", "model", "download", "phi"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert begun.wait(20)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=20)
+        release.set()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "Interrupted."
+    assert stub.asked[-1].path == "/models/download/cancel"
+    assert stub.asked[-1].body == {"model": "phi"}
 
 
 def test_a_catalogue_is_listed_with_its_age_when_it_is_stale(cli, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import orjson
@@ -34,22 +35,18 @@ async def list_native_models(request: Request) -> Response:
 @router.post("/{model_id:path}/load", response_model=ModelOperation, responses=_ERRORS)
 async def load_model(request: Request, model_id: str) -> Response:
     """Load a model and wait until it is ready."""
-    services = services_of(request)
-    async with interruptible(request.receive, services.stopping):
-        answer = await services.models.load(model_id)
-    return _operation(model_id, answer)
+    return await _operation(request, model_id, services_of(request).models.load)
 
 
 @router.post("/{model_id:path}/unload", response_model=ModelOperation, responses=_ERRORS)
 async def unload_model(request: Request, model_id: str) -> Response:
     """Unload a model and wait until its memory is returned."""
-    services = services_of(request)
-    async with interruptible(request.receive, services.stopping):
-        answer = await services.models.unload(model_id)
-    return _operation(model_id, answer)
+    return await _operation(request, model_id, services_of(request).models.unload)
 
 
-def _operation(model_id: str, answer: dict[str, Any]) -> Response:
+async def _operation(request: Request, model_id: str, operate: Callable[[str], Awaitable[dict[str, Any]]]) -> Response:
+    async with interruptible(request.receive, services_of(request).stopping):
+        answer = await operate(model_id)
     return JSONBytes(orjson.dumps({"success": True, "model": model_id, "status": "done"} | answer))
 
 

@@ -12,8 +12,8 @@ const EXAMPLES = [
   { title: "How do I get a bigger model?" },
   {
     title: "When does the library open?",
-    detail: "Answered from two notes that go with the question",
-    prompt: "Context:\n[1] The library opens at nine.\n[2] The museum is closed on Mondays.\n\nQuestion: When does the library open?",
+    detail: "Answered from a note that goes with the question",
+    prompt: "Context:\n[1] The library opens at nine.\n\nQuestion: When does the library open?",
   },
 ];
 
@@ -117,22 +117,22 @@ async function answer() {
   }
 }
 
-/** Reads the answer to its end; what is returned says how fast it was and why it ended. */
+/** Reads the answer to its end; what is returned says how long it took (seconds) and why it ended. */
 async function receive({ abort, item, message }, model) {
   if (model === undefined) {
     throw new ApiProblem(0, "no_model", "");
   }
-  const end = { finish: "", usage: null, firstAt: 0, lastAt: 0 };
+  const begin = performance.now();
+  const end = { finish: "", usage: null, duration: 0, wasLoaded: isLoaded(model) };
   for await (const piece of streamAnswer(model.id, conversation.forModel(), abort.signal)) {
     if (piece.text) {
-      end.firstAt ||= performance.now();
-      end.lastAt = performance.now();
       message.content += piece.text;
       item.append(piece.text);
     }
     end.finish = piece.finish ?? end.finish;
     end.usage = piece.usage ?? end.usage;
   }
+  end.duration = Math.max(performance.now() - begin, 1) / 1000;
   return end;
 }
 
@@ -254,15 +254,14 @@ function showWaiting(item, model) {
   }, 1000);
 }
 
-function factsOf({ finish: reason, usage, firstAt, lastAt }, message) {
+function factsOf({ finish: reason, usage, duration, wasLoaded }, message) {
   const facts = [];
   const tokens = usage?.completion_tokens;
   if (Number.isFinite(tokens)) {
-    facts.push(tokens === 1 ? "1 token" : `${tokens} tokens`);
-    const seconds = (lastAt - firstAt) / 1000;
-    // The first token's time is the prompt's, so the rate counts those after it.
-    if (tokens > 4 && seconds > 0) {
-      facts.push(`${Math.round((tokens - 1) / seconds)} tokens/s`);
+    facts.push(`${tokens} ${tokens === 1 ? "token" : "tokens"} in ${duration.toFixed(duration < 10 ? 2 : 0)} s`);
+    // From the question to the last word: pieces reach the page in bundles, so the time between them says nothing.
+    if (tokens > 4 && wasLoaded) {
+      facts.push(`${Math.round(tokens / duration)} tokens/s`);
     }
   }
   if (reason === "length") {

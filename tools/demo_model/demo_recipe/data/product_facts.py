@@ -144,8 +144,8 @@ FACTS = (
     ),
     _fact(
         "run_tests",
-        "Run the tests with: python3 -m pytest",
-        "pytest",
+        "Run the tests with: python3 run.py test",
+        "python3 run.py test",
         """How do I run the tests?
         How can I test the project?
         What command runs the test suite?
@@ -430,7 +430,7 @@ FACTS = (
     ),
     _fact(
         "logs",
-        "The logs are in the logs folder; the main file is fastapi-foundry.log. LOG_DIR changes the folder.",
+        "The logs are in ~/.foundry/logs; the main file is fastapi-foundry.log. LOG_DIR changes the folder.",
         "logs",
         """Where are the logs?
         Where are the log files?
@@ -777,8 +777,8 @@ FACTS = (
     ),
     _fact(
         "api_keys",
-        "API keys are optional. Send one as: Authorization: Bearer <key>",
-        "bearer",
+        "No API key is needed. The gateway listens on this machine alone; give your client any key, such as none.",
+        "no api key",
         """Do I need an API key?
         Is there an API key?
         How do I use an API key?
@@ -794,8 +794,8 @@ FACTS = (
     ),
     _fact(
         "rag",
-        "Yes. The gateway has RAG: it can search your own documents and answer from them with a mark such as [1].",
-        "documents",
+        "This version has no document search. Put numbered passages into your question, and I quote the right one.",
+        "no document search",
         """Does it have RAG?
         Can it answer from my documents?
         What is RAG here?
@@ -810,8 +810,8 @@ FACTS = (
     ),
     _fact(
         "mcp",
-        "Yes. The gateway is an MCP server and can also use the tools of other MCP servers.",
-        "mcp server",
+        "This version does not speak MCP. It speaks the OpenAI API at http://localhost:9696/v1",
+        "does not speak mcp",
         """Does it support MCP?
         Is there an MCP server?
         Can I use MCP?
@@ -825,8 +825,8 @@ FACTS = (
     ),
     _fact(
         "docker",
-        "Yes. There is a Docker image of the gateway; it listens on port 9696 in the container too.",
-        "docker",
+        "There is no Docker image in this version. Start it with: python3 run.py",
+        "no docker image",
         """Can I run it in Docker?
         Is there a Docker image?
         Does it work in a container?
@@ -888,11 +888,11 @@ FACTS = (
     ),
     _fact(
         "python_client",
-        'Use FoundryAPIClient from fastapi_foundry.client: await client.complete(prompt="Hello")',
-        "foundryapiclient",
+        'Use the openai package: OpenAI(base_url="http://localhost:9696/v1", api_key="none")',
+        "openai",
         """Is there a Python client?
         How do I use it from Python?
-        What is FoundryAPIClient?
+        Which package do I use in Python?
         How do I call it in Python code?
         Is there an SDK?
         Which Python class is the client?
@@ -920,8 +920,8 @@ FACTS = (
     ),
     _fact(
         "metrics",
-        "Metrics in Prometheus format are at /metrics.",
-        "/metrics",
+        "This version has no metrics endpoint. See the health at /api/v1/health and the files in the log directory.",
+        "no metrics",
         """Are there metrics?
         Where are the metrics?
         Does it support Prometheus?
