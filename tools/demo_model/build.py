@@ -21,6 +21,7 @@ from demo_recipe.data.mixture import Mixture
 
 SHIPPED = Path(__file__).resolve().parents[2] / "src" / "fastapi_foundry" / "demo_model"
 MOST_BYTES = 8_000_000
+DEFAULT_TEMPERATURE = 0.1
 INFERENCE_MODEL = {
     "Name": "foundry-demo",
     "PromptTemplate": {
@@ -41,6 +42,14 @@ def build(checkpoint: Path, output: Path, precision: str, cache: Path) -> None:
     (output / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     text = json.dumps(INFERENCE_MODEL, indent=1)
     (output / "inference_model.json").write_text(text + "\n", encoding="utf-8")
+    set_default_temperature(output / "genai_config.json")
+
+
+def set_default_temperature(config: Path) -> None:
+    """Let a request without a temperature get nearly the likeliest answer: the engine samples, from 1.0 by default."""
+    document = json.loads(config.read_text(encoding="utf-8"))
+    document["search"]["temperature"] = DEFAULT_TEMPERATURE
+    config.write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
 
 
 def check_size(output: Path) -> int:

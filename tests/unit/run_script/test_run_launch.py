@@ -152,8 +152,8 @@ def test_missing_tools_are_installed_by_root_on_debian(modules, monkeypatch):
     monkeypatch.setattr(tools.subprocess, "run", lambda command, **_: commands.append(command[1:]))
     tools.ensure_system_tools(said.append)
     assert commands[0] == ["update", "-q"]
-    assert commands[1][-2:] == ["chromium", "strace"]
-    assert "Not on this machine: chromium, strace" in said[-1]
+    assert commands[1][-3:] == ["chromium", "curl", "strace"]
+    assert "Not on this machine: chromium, curl, strace" in said[-1]
 
 
 def test_missing_tools_are_only_named_to_others(modules, monkeypatch):
@@ -165,7 +165,7 @@ def test_missing_tools_are_only_named_to_others(modules, monkeypatch):
     monkeypatch.setattr(tools.subprocess, "run", lambda *_, **__: pytest.fail("started something"))
     tools.ensure_system_tools(said.append)
     assert said == [
-        "Not on this machine: chromium, jq, strace; the tests that use them are skipped (with CI=true they fail)"
+        "Not on this machine: chromium, curl, jq, strace; the tests that use them are skipped (with CI=true they fail)"
     ]
 
 
