@@ -6,9 +6,11 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,7 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._started: list[subprocess.Popen[str]] = []
         shutil.copytree(ROOT / "tools" / "run", root / "tools" / "run", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "run.py", root / "run.py")
         (root / "requirements").mkdir()
@@ -93,7 +96,7 @@ class Project:
         )
 
     def start(self, *arguments: str, **extra: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*arguments),
             env=self.environment(extra),
             stdout=subprocess.PIPE,
@@ -101,6 +104,18 @@ class Project:
             text=True,
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
+
+    def end_started(self) -> None:
+        """End what a failed test left behind: it would keep the lock of the set-up from the next test."""
+        for process in self._started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._started.clear()
+        for name in ("wait", "waiting"):
+            (self.root / name).unlink(missing_ok=True)
 
 
 def reported(result: subprocess.CompletedProcess[str]) -> dict:
@@ -109,9 +124,11 @@ def reported(result: subprocess.CompletedProcess[str]) -> dict:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(tmp_path: Path) -> Iterator[Project]:
     """A checkout on which nothing was set up."""
-    return Project(tmp_path / "a project")
+    made = Project(tmp_path / "a project")
+    yield made
+    made.end_started()
 
 
 @pytest.fixture(scope="session")
@@ -122,13 +139,14 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, subpro
 
 
 @pytest.fixture
-def ready(first_run) -> Project:
+def ready(first_run) -> Iterator[Project]:
     """A checkout with an environment that works, whatever an earlier test did to it."""
     made, first = first_run
     assert first.returncode == 0, first.stderr
     (made.root / "requirements" / "runtime.txt").write_text("# nothing\n")
     assert made.run("x").returncode == 0
-    return made
+    yield made
+    made.end_started()
 
 
 @pytest.fixture

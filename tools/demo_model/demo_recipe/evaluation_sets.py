@@ -16,6 +16,7 @@ from typing import Any
 from demo_recipe.chat_format import Message
 from demo_recipe.data import greetings
 from demo_recipe.data.context_questions import ContextQuestions
+from demo_recipe.data.everyday_tools import EVERYDAY_TOOLS
 from demo_recipe.data.fact_kinds import KINDS
 from demo_recipe.data.mixture import Mixture
 from demo_recipe.data.product_facts import FACTS
@@ -138,9 +139,18 @@ def tool_skill(count: int = 120) -> Skill:
         request = {"messages": user(task.user), "tools": list(task.tools)}
         check = calls_exactly(task.call.name, task.call.arguments)
         cases.append(Case(f"{1 + number % 4} tools", request, check, task.call.as_json()))
+    for number in range(count // 4):
+        cases.append(_everyday_case(source, number))
     for number in range(count // 6):
         cases += [_result_case(source, number), _no_tool_case(source, number)]
     return Skill("tools", cases)
+
+
+def _everyday_case(source: ToolCalls, number: int) -> Case:
+    """A tool that everybody knows, asked for in words that were not taught."""
+    task = source.everyday_task(1 + number % 3)
+    request = {"messages": user(task.user), "tools": list(task.tools)}
+    return Case("everyday", request, calls_exactly(task.call.name, task.call.arguments), task.call.as_json())
 
 
 def _result_case(source: ToolCalls, number: int) -> Case:
@@ -207,6 +217,8 @@ def check_disjoint() -> None:
     }
     held |= {_plain(q) for q in greetings.UNKNOWN_HELD_BACK} | {_plain(q) for q in greetings.FOREIGN_HELD_BACK}
     both = taught & held
+    for tool in EVERYDAY_TOOLS:
+        both |= {_plain(saying) for saying in tool.taught} & {_plain(saying) for saying in tool.held_back}
     for kind in KINDS:
         both |= set(kind.questions) & set(kind.held_questions)
         both |= set(kind.statements) & set(kind.held_statements)

@@ -13,6 +13,7 @@ from typing import Any
 
 from demo_recipe.chat_format import Conversation, Message, ToolCall
 from demo_recipe.data import words
+from demo_recipe.data.everyday_tools import EVERYDAY_TOOLS
 from demo_recipe.data.tool_parts import ACTIONS, OBJECTS, PARAMETERS, ParameterKind
 from demo_recipe.data.words import Entities
 
@@ -30,6 +31,8 @@ LEADS = (
     "Now ",
     "Hey, please ",
 )
+EVERYDAY_SHARE = 0.2
+"""Share of the well-known tools in training."""
 HELD_BACK_LEADS = ("", "Would you please ", "Good morning, ", "Kindly ", "I would like you to ")
 
 
@@ -43,7 +46,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Tool:
-    """A concrete tool and how a user speaks of it."""
+    """A concrete tool and how a user speaks of it: in ``sayings``, or in sentences composed of its parts."""
 
     name: str
     verb: str
@@ -51,6 +54,7 @@ class Tool:
     thing: str
     definition: dict[str, Any]
     parameters: tuple[Parameter, ...]
+    sayings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,20 @@ class ToolCalls:
         definition = self._definition(name, f"{rng.choice(told)} {_article(spoken)} {spoken}", chosen)
         return Tool(name, verb, said, spoken, definition, tuple(chosen))
 
+    def everyday_tool(self) -> Tool:
+        """A well-known tool under one of its usual names."""
+        rng = self.rng
+        kind = rng.choice(EVERYDAY_TOOLS)
+        name = rng.choice(kind.names)
+        parameters = tuple(Parameter(rng.choice(slot.names), slot) for slot in kind.slots)
+        told = rng.choice(kind.descriptions)
+        definition = self._definition(name, told, [*parameters])
+        if kind.extra is not None and rng.random() < 0.3:
+            extra = self._definition(name, told, [Parameter(rng.choice(kind.extra.names), kind.extra)])
+            definition["function"]["parameters"]["properties"] |= extra["function"]["parameters"]["properties"]
+        sayings = kind.held_back if self.held_back else kind.taught
+        return Tool(name, name, ("use",), kind.thing, definition, parameters, sayings)
+
     def _definition(self, name: str, told: str, parameters: list[Parameter]) -> dict[str, Any]:
         rng = self.rng
         described = rng.random() < 0.6
@@ -113,11 +131,11 @@ class ToolCalls:
         function["parameters"] = body
         return {"type": "function", "function": function}
 
-    def toolbox(self, count: int) -> list[Tool]:
-        """Tools for different things."""
+    def toolbox(self, count: int, *, everyday: float = 0.0) -> list[Tool]:
+        """Tools for different things; ``everyday`` is the probability that one of them is well known."""
         tools: list[Tool] = []
         while len(tools) < count:
-            tool = self.tool()
+            tool = self.everyday_tool() if self.rng.random() < everyday else self.tool()
             if tool.thing not in {other.thing for other in tools}:
                 tools.append(tool)
         return tools
@@ -132,6 +150,8 @@ class ToolCalls:
     def request(self, tool: Tool) -> tuple[str, ToolCall]:
         """What a user says to have this tool called, and the call."""
         rng = self.rng
+        if tool.sayings:
+            return self._everyday_request(tool)
         arguments: dict[str, Any] = {}
         phrases: list[str] = []
         for parameter in tool.parameters:
@@ -151,6 +171,23 @@ class ToolCalls:
         question = verb.startswith(("what", "where")) or lead.startswith(("Can", "Could", "Would"))
         sentence += ("?" if question else rng.choice((".", "", "!", ", please."))) if rng.random() < 0.9 else ""
         return sentence, ToolCall(tool.name, arguments)
+
+    def _everyday_request(self, tool: Tool) -> tuple[str, ToolCall]:
+        rng = self.rng
+        values = [parameter.source.make(self.entities) for parameter in tool.parameters]
+        sentence = rng.choice(tool.sayings).format(*values)
+        if not self.held_back and rng.random() < 0.15:
+            sentence = sentence.rstrip("?.")
+        arguments = {parameter.name: value for parameter, value in zip(tool.parameters, values, strict=True)}
+        return sentence, ToolCall(tool.name, arguments)
+
+    def everyday_task(self, count: int) -> ToolTask:
+        """A request for a well-known tool among ``count`` tools."""
+        wanted = self.everyday_tool()
+        tools = [wanted, *(tool for tool in self.toolbox(count) if tool.thing != wanted.thing)][:count]
+        self.rng.shuffle(tools)
+        user, call = self.request(wanted)
+        return ToolTask(tuple(tool.definition for tool in tools), user, call, wanted.thing)
 
     def result(self, thing: str) -> tuple[str, str]:
         """A tool's result and the sentence that reports it."""
@@ -199,7 +236,7 @@ class ToolCalls:
         rng = self.rng
         if rng.random() < 0.2 and not easy:
             return self.chain()
-        tools = self.toolbox(rng.choice((1, 1, 1, 2) if easy else (1, 1, 2, 2, 3, 3, 4)))
+        tools = self.toolbox(rng.choice((1, 1, 1, 2) if easy else (1, 1, 2, 2, 3, 3, 4)), everyday=EVERYDAY_SHARE)
         turns: list[Message] = []
         for _ in range(rng.choice((1, 2, 2, 3))):
             turns += self._exchange(rng.choice(tools))
