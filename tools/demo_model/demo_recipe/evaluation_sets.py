@@ -139,8 +139,7 @@ def tool_skill(count: int = 120) -> Skill:
         request = {"messages": user(task.user), "tools": list(task.tools)}
         check = calls_exactly(task.call.name, task.call.arguments)
         cases.append(Case(f"{1 + number % 4} tools", request, check, task.call.as_json()))
-    for number in range(count // 4):
-        cases.append(_everyday_case(source, number))
+    cases += [_everyday_case(source, number) for number in range(count // 4)]
     for number in range(count // 6):
         cases += [_result_case(source, number), _no_tool_case(source, number)]
     return Skill("tools", cases)

@@ -11,7 +11,7 @@ from demo_recipe.data.tool_parts import ParameterKind, free_text
 from demo_recipe.data.words import Entities, word_list
 
 CURRENCIES = tuple(word_list("EUR USD GBP CHF JPY SEK PLN CAD AUD NOK DKK CZK"))
-ROOMS = tuple([*word_list("kitchen bedroom bathroom hall office garage cellar attic hallway"), "living room"])
+ROOMS = (*word_list("kitchen bedroom bathroom hall office garage cellar attic hallway"), "living room")
 
 
 @dataclass(frozen=True)
