@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support.cli import cli_in_a_pipe, cli_on_a_terminal
-from tests.support.processes import gateway_process, product_environment
+from tests.support.processes import gateway_process
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -46,29 +40,3 @@ def test_serve_on_a_taken_port_that_must_not_move_fails_in_one_line(shared_gatew
     assert port in outcome.err
     assert outcome.err.count("\n") == 1
 
-
-SAYS = {"basic_usage.py": "answer: ", "streaming.py": "tokens:", "curl.sh": '"content":'}
-
-
-@pytest.mark.parametrize("name", SAYS)
-def test_an_example_runs_as_it_is(shared_gateway, tmp_path, name):
-    if name.endswith(".sh") and shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
-    command = [sys.executable] if name.endswith(".py") else ["/bin/sh"]
-    done = subprocess.run(
-        [*command, EXAMPLES / name],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        cwd=tmp_path,
-        env={**product_environment(tmp_path), "FOUNDRY_URL": shared_gateway.url, "PATH": os.environ["PATH"]},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert SAYS[name] in done.stdout
-
-
-def test_every_example_is_listed_and_run():
-    listed = set(re.findall(r"^\| `([^`]+)`", (EXAMPLES / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    assert listed == {path.name for path in EXAMPLES.iterdir() if path.suffix in {".py", ".sh"}}
-    assert listed == set(SAYS)

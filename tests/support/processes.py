@@ -50,7 +50,7 @@ class ProductProcess:
 def product_environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a machine that has nothing of ours on it yet.
 
-    Each home has ports of its own for the Foundry service, since a scan would find the service of another test.
+    Each home has ports of its own: a scan would find the service of another test, a command its gateway.
     """
     dropped = ("FOUNDRY_", "FASTAPI_FOUNDRY", "API_", "LOG_")
     env = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
@@ -59,12 +59,14 @@ def product_environment(home: Path, extra: Mapping[str, str] | None = None) -> d
     env |= {
         "FOUNDRY_PORT": str(first_port),
         "FASTAPI_FOUNDRY__FOUNDRY_SERVICE__PORT_RANGE_START": str(first_port),
-        "FASTAPI_FOUNDRY__FOUNDRY_SERVICE__PORT_RANGE_END": str(first_port + _PORTS_PER_HOME - 1),
+        "FASTAPI_FOUNDRY__FOUNDRY_SERVICE__PORT_RANGE_END": str(first_port + _SERVICE_PORTS_PER_HOME - 1),
+        "API_PORT": str(first_port + _SERVICE_PORTS_PER_HOME),
     }
     return env | dict(extra or {})
 
 
-_PORTS_PER_HOME = 8
+_SERVICE_PORTS_PER_HOME = 7
+_PORTS_PER_HOME = _SERVICE_PORTS_PER_HOME + 1
 _homes: dict[Path, int] = {}
 
 
