@@ -1,15 +1,12 @@
-"""``fastapi-foundry serve``: its words, its ready line, its end; and the examples against it."""
+"""``fastapi-foundry serve``: its words, its ready line, its end."""
 
 from __future__ import annotations
 
 import re
 import signal
-from pathlib import Path
 
 from tests.support.cli import cli_in_a_pipe, cli_on_a_terminal
 from tests.support.processes import gateway_process
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_serve_says_where_to_go_and_that_the_demo_is_a_demonstration(foundry_home):
@@ -39,4 +36,3 @@ def test_serve_on_a_taken_port_that_must_not_move_fails_in_one_line(shared_gatew
     assert outcome.code == 1
     assert port in outcome.err
     assert outcome.err.count("\n") == 1
-

@@ -110,20 +110,28 @@ def _interactive(conversation: Conversation, terminal: Terminal) -> None:
     terminal.say(f"Talking to {conversation.model}. {_HELP}")
     _say_demonstration(conversation.model, terminal)
     while True:
+        # Ctrl-C ends an answer; at any other moment, also between two prompts, it only says how to leave.
         try:
-            line = input("\n> ").strip()
+            if not _prompted(conversation, terminal):
+                return
         except KeyboardInterrupt:
             terminal.note("\n(/exit or Ctrl-D ends the chat)")
-            continue
-        except EOFError:
-            terminal.say("")
-            return
-        if line in {"/exit", "/quit"}:
-            return
-        if line.startswith("/"):
-            _command(line, conversation, terminal)
-        elif line:
-            _turn(conversation, line, terminal)
+
+
+def _prompted(conversation: Conversation, terminal: Terminal) -> bool:
+    """Read one line and do what it says; False when the user leaves."""
+    try:
+        line = input("\n> ").strip()
+    except EOFError:
+        terminal.say("")
+        return False
+    if line in {"/exit", "/quit"}:
+        return False
+    if line.startswith("/"):
+        _command(line, conversation, terminal)
+    elif line:
+        _turn(conversation, line, terminal)
+    return True
 
 
 def _turn(conversation: Conversation, prompt: str, terminal: Terminal) -> None:
