@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from fastapi_foundry.daemon import routes_gen1 as gen1
 from fastapi_foundry.daemon import routes_inference as inference
 from fastapi_foundry.daemon import routes_models as models
 from fastapi_foundry.daemon.http import ClientGoneError, Exchange, Receive, Scope, Send
@@ -39,11 +40,18 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/v1/completions", inference.completions),
     ("POST", "/v1/embeddings", inference.embeddings),
     ("POST", "/shutdown", models.shutdown),
+    ("GET", "/foundry/list", gen1.catalog),
+    ("GET", "/openai/status", gen1.status),
+    ("GET", "/openai/models", gen1.cached),
+    ("GET", "/openai/loadedmodels", models.loaded),
+    ("GET", "/openai/load/{name}", gen1.load),
+    ("GET", "/openai/unload/{name}", gen1.unload),
+    ("POST", "/openai/download", gen1.download),
 )
 """Every route; ``{name}`` is the rest of the path, so that a model id may hold a slash."""
 
 # Kept for programs written for Foundry Local, where these change state by GET.
-_CHANGING_GETS: Final = frozenset({models.load, models.unload})
+_CHANGING_GETS: Final = frozenset({models.load, models.unload, gen1.load, gen1.unload})
 _LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
@@ -130,7 +138,9 @@ def _check_origin(exchange: Exchange, handler: Handler) -> None:
         # A page can make a browser send a GET without an Origin, an image for example; browsers then say so here.
         site = exchange.header("sec-fetch-site")
         if exchange.method == "HEAD" or not exchange.from_loopback or site not in {None, "none"}:
-            raise ForbiddenError("This GET form is for programs on this machine; use POST.")
+            raise ForbiddenError(
+                "This GET form is for programs on this machine; use POST /models/load or POST /models/unload."
+            )
 
 
 async def _refuse(

@@ -93,6 +93,8 @@ def _entry(model: Any) -> dict[str, Any]:
         "size_mb": info.file_size_mb,
         "task": info.task,
         "device": str(runtime.device_type) if runtime and runtime.device_type else None,
+        "execution_provider": runtime.execution_provider if runtime else None,
+        "uri": info.uri,
         "license": info.license,
         "publisher": info.publisher,
         "context_length": info.context_length,
