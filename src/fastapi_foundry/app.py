@@ -30,6 +30,7 @@ from fastapi_foundry.api.problems import register_problem_handlers
 from fastapi_foundry.api.routes import all_routers
 from fastapi_foundry.bootstrap import build_services
 from fastapi_foundry.container import Services
+from fastapi_foundry.engines.openai_http import require_reachable
 from fastapi_foundry.engines.process import bind_first_free
 from fastapi_foundry.errors import FoundryError
 from fastapi_foundry.observability.logging import configure_logging, get_logger
@@ -92,7 +93,10 @@ def serve(settings: Settings, ready: Callable[[str], None], *, config_path: Path
 
     Raises:
         PortUnavailableError: When no port that the settings allow is free.
+        ConfigurationError: When an engine that is required cannot be reached.
     """
+    if settings.engines:
+        asyncio.run(require_reachable(settings.engines, settings.foundry_ai))
     with _bind(settings) as sock:
         port = sock.getsockname()[1]
         with configure_logging(settings.logging, home=settings.home, process="gateway"):

@@ -6,38 +6,53 @@ from pathlib import Path
 
 from fastapi_foundry.container import Services
 from fastapi_foundry.engines.base import Engine
+from fastapi_foundry.engines.foundry_local import FoundryLocalEngine
+from fastapi_foundry.engines.openai_http import OpenAIHttpEngine
+from fastapi_foundry.engines.router import RoutedEngine, Router
 from fastapi_foundry.services.batches import BatchesService
 from fastapi_foundry.services.health import HealthService
 from fastapi_foundry.services.inference import InferenceDefaults, InferenceService
 from fastapi_foundry.services.models import ModelsService
 from fastapi_foundry.services.stopping import Stopping
-from fastapi_foundry.settings import Settings
+from fastapi_foundry.settings import FOUNDRY, Settings
 
-__all__ = ["build_services"]
+__all__ = ["build_engine", "build_services"]
 
 
 def build_services(settings: Settings, *, engine: Engine | None = None, config_path: Path | None = None) -> Services:
     """Put the services together; nothing is started, opened or looked for yet.
 
     Args:
-        engine: Another engine than Foundry Local.
+        engine: Instead of Foundry Local.
         config_path: The configuration file in use, for a service that has to be started with the same.
     """
-    if engine is None:
-        from fastapi_foundry.engines.foundry_local import FoundryLocalEngine  # noqa: PLC0415 - only when it is used
-
-        engine = FoundryLocalEngine(settings, config_path=config_path)
+    router = build_engine(settings, foundry=engine, config_path=config_path)
     ai, server = settings.foundry_ai, settings.fastapi_server
-    models = ModelsService(engine)
+    models = ModelsService(router)
     defaults = InferenceDefaults(model=ai.default_model, temperature=ai.temperature, max_tokens=ai.max_tokens)
-    inference = InferenceService(engine, models, defaults)
+    inference = InferenceService(router, models, defaults)
     stopping = Stopping()
     return Services(
         settings=settings,
-        engine=engine,
+        engine=router,
         models=models,
         inference=inference,
         batches=BatchesService(inference, max_prompts=server.max_batch_prompts, concurrency=server.batch_concurrency),
-        health=HealthService(engine, models, inference, stopping, default_model=ai.default_model),
+        health=HealthService(router, models, inference, stopping, default_model=ai.default_model),
         stopping=stopping,
+        engine_reports=router.reports,
     )
+
+
+def build_engine(settings: Settings, *, foundry: Engine | None = None, config_path: Path | None = None) -> Router:
+    """Foundry Local and the configured engines behind one router; nothing is started or looked for yet.
+
+    Raises:
+        ConfigurationError: An engine's key is not where the settings say.
+    """
+    first = RoutedEngine(FOUNDRY, foundry or FoundryLocalEngine(settings, config_path=config_path))
+    others = [
+        RoutedEngine(engine.name, OpenAIHttpEngine(engine, settings.foundry_ai), weight=engine.weight)
+        for engine in settings.engines
+    ]
+    return Router([first, *others], settings.model_aliases, patience_s=settings.foundry_ai.first_byte_timeout_s)

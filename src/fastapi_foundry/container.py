@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastapi_foundry.engines.base import Engine
+from fastapi_foundry.engines.base import Engine, EngineReport
 from fastapi_foundry.services.batches import BatchesService
 from fastapi_foundry.services.health import HealthService
 from fastapi_foundry.services.inference import InferenceService
@@ -17,7 +18,11 @@ __all__ = ["Services"]
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Made once by ``bootstrap``, shared by every request."""
+    """Made once by ``bootstrap``, shared by every request.
+
+    Attributes:
+        engine_reports: How each engine behind ``engine`` is now; never waits.
+    """
 
     settings: Settings
     engine: Engine
@@ -26,3 +31,4 @@ class Services:
     batches: BatchesService
     health: HealthService
     stopping: Stopping
+    engine_reports: Callable[[], list[EngineReport]]

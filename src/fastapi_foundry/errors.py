@@ -14,10 +14,12 @@ The tree::
     ├── ModelNotFoundError            no such model here
     ├── ModelUnavailableError         the model exists and cannot run now
     ├── QueueFullError                too many are waiting already
+    ├── StructuredOutputError         the model's answer breaks the schema that was asked for
     ├── CatalogUnavailableError       the online catalogue cannot be reached (or must not be)
     ├── StoppingError                 this process is about to end
     └── EngineError
         ├── EngineUnavailableError    nothing answers at the engine's address
+        │   └── ModelLoadingError     it answers, and says that the model is still being loaded
         ├── EngineFailedError         the engine broke, or answered nonsense
         └── EngineTimeoutError        the engine did not answer in time
 
@@ -42,11 +44,13 @@ __all__ = [
     "FoundryError",
     "InvalidInputError",
     "ModelFilesError",
+    "ModelLoadingError",
     "ModelNotFoundError",
     "ModelUnavailableError",
     "PortUnavailableError",
     "QueueFullError",
     "StoppingError",
+    "StructuredOutputError",
     "UnsupportedParameterError",
 ]
 
@@ -211,6 +215,21 @@ class QueueFullError(FoundryError):
         self.retry_after_s = retry_after_s
 
 
+class StructuredOutputError(FoundryError):
+    """No answer of the model kept to the ``response_format`` that was asked for, however often it was asked.
+
+    Args:
+        message: Which place of the answer breaks which rule, or what cut the answer off.
+        param: The field of the request that was not met.
+    """
+
+    code = "structured_output_invalid"
+
+    def __init__(self, message: str, *, param: str = "response_format", **context: object) -> None:
+        super().__init__(message, **context)
+        self.param = param
+
+
 class CatalogUnavailableError(FoundryError):
     """The online catalogue cannot be used: offline mode, no network, or the catalogue's own failure."""
 
@@ -238,13 +257,26 @@ class EngineUnavailableError(EngineError):
     Args:
         message: For the client.
         url: The engine's base URL; the native API may show it, since F3 asks for it.
+        retry_after_s: When another try may succeed, if the engine said so.
     """
 
     code = "engine_unavailable"
 
-    def __init__(self, message: str, *, url: str | None = None, **context: object) -> None:
+    def __init__(
+        self, message: str, *, url: str | None = None, retry_after_s: float | None = None, **context: object
+    ) -> None:
         super().__init__(message, **context)
         self.url = url
+        self.retry_after_s = retry_after_s
+
+
+class ModelLoadingError(EngineUnavailableError):
+    """The engine lives and is still loading the model; asking again after ``retry_after_s`` seconds helps."""
+
+    code = "model_loading"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
 
 
 class EngineFailedError(EngineError):

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fastapi_foundry.engines.base import EngineState
+from fastapi_foundry.engines.base import Call, EngineState
 from fastapi_foundry.engines.foundry_local import FoundryLocalEngine
 from fastapi_foundry.engines.http_client import HttpClient
 from fastapi_foundry.errors import EngineFailedError, ModelNotFoundError
@@ -62,7 +62,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 async def answered(engine: FoundryLocalEngine) -> bool:
-    reply = json.loads((await engine.post(CHAT, request(), request_id="r")).body)
+    reply = json.loads((await engine.post(Call(CHAT, request(), "r"))).body)
     return bool(reply["choices"][0]["message"]["content"])
 
 
@@ -85,7 +85,7 @@ async def test_service_is_started_answers_and_leaves_with_the_engine(engine):
     cards = await engine.list_models()
     assert "foundry-demo:1" in [card.id for card in cards]
     assert await answered(engine)
-    async with engine.stream(CHAT, request(stream=True), request_id="r") as stream:
+    async with engine.stream(Call(CHAT, request(stream=True), "r")) as stream:
         data = b"".join([part async for part in stream])
     assert data.count(b"data: [DONE]") == 1
     assert data.endswith(b"data: [DONE]\n\n")
@@ -102,7 +102,7 @@ async def test_load_and_unload_by_name(engine):
 async def test_service_killed_in_mid_stream_is_an_error_within_two_seconds_and_the_next_call_succeeds(engine, tmp_path):
     model = await register_endless(engine, tmp_path)
     before = engine.status
-    async with engine.stream(CHAT, request(model, stream=True, max_tokens=3000), request_id="r") as stream:
+    async with engine.stream(Call(CHAT, request(model, stream=True, max_tokens=3000), "r")) as stream:
         parts = aiter(stream)
         await anext(parts)
         os.kill(before.pid, signal.SIGKILL)
@@ -121,7 +121,7 @@ async def test_answer_lost_with_the_service_before_its_first_byte_is_asked_for_a
     model = await register_endless(engine, tmp_path)
     await engine.load_model(model)
     first_pid = engine.status.pid
-    waiting = asyncio.create_task(engine.post(CHAT, request(model, max_tokens=800), request_id="r"))
+    waiting = asyncio.create_task(engine.post(Call(CHAT, request(model, max_tokens=800), "r")))
     await asyncio.sleep(0.2)
     assert not waiting.done()
     os.kill(first_pid, signal.SIGKILL)
@@ -133,7 +133,7 @@ async def test_answer_lost_with_the_service_before_its_first_byte_is_asked_for_a
 
 async def test_runner_killed_in_mid_stream_is_reported_and_replaced(engine, tmp_path):
     model = await register_endless(engine, tmp_path)
-    async with engine.stream(CHAT, request(model, stream=True, max_tokens=3000), request_id="r") as stream:
+    async with engine.stream(Call(CHAT, request(model, stream=True, max_tokens=3000), "r")) as stream:
         parts = aiter(stream)
         data = await anext(parts)
         (runner,) = children_of(engine.status.pid)
@@ -147,17 +147,22 @@ async def test_runner_killed_in_mid_stream_is_reported_and_replaced(engine, tmp_
 
 
 async def test_many_requests_while_the_service_is_killed_again_and_again(engine):
+    alive = asyncio.Event()
+
     async def ask() -> str:
         try:
-            return "answer" if await answered(engine) else "empty"
+            outcome = "answer" if await answered(engine) else "empty"
         except EngineFailedError:
             return "error"
+        alive.set()
+        return outcome
 
     async def kill() -> None:
         for _ in range(2):
-            await asyncio.sleep(0.4)
+            await alive.wait()
             if engine.status.pid is not None:
                 os.kill(engine.status.pid, signal.SIGKILL)
+            alive.clear()
 
     async with asyncio.timeout(60):
         killer = asyncio.create_task(kill())

@@ -10,16 +10,16 @@ from typing import Any
 
 import orjson
 
-from fastapi_foundry.engines.base import EngineState, EngineStatus, ModelCard, Reply
+from fastapi_foundry.engines.base import NO_NOTES, Call, EngineState, EngineStatus, ModelCard, Notes, Reply
 from fastapi_foundry.errors import FoundryError
 
-__all__ = ["Call", "FakeEngine", "chunk", "content_chunks", "frame"]
+__all__ = ["FakeEngine", "SeenCall", "chunk", "content_chunks", "frame"]
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 
 
 @dataclass
-class Call:
+class SeenCall:
     path: str
     body: bytes
     request_id: str
@@ -33,6 +33,7 @@ class Call:
 class _Stream:
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self.headers: Mapping[str, str] = {"content-type": "text/event-stream"}
+        self.notes: Notes = NO_NOTES
         self._chunks = chunks
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -80,7 +81,7 @@ class FakeEngine:
     list_error: FoundryError | None = None
     list_gate: asyncio.Event | None = None
     gate: asyncio.Event | None = None
-    calls: list[Call] = field(default_factory=list)
+    calls: list[SeenCall] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)
     lists: int = 0
     active: int = 0
@@ -111,18 +112,17 @@ class FakeEngine:
             raise self.list_error
         return self.cards
 
-    async def post(self, path: str, body: bytes, *, request_id: str, timeout_s: float | None = None) -> Reply:
-        del timeout_s
-        async with self._called(path, body, request_id) as call:
+    async def post(self, call: Call) -> Reply:
+        async with self._called(call) as seen:
             await self._wait()
             if self.error is not None:
                 raise self.error
-            answer = self.answer(call)
+            answer = self.answer(seen)
             if isinstance(answer, FoundryError):
                 raise answer
             return Reply(orjson.dumps(answer))
 
-    def answer(self, call: Call) -> dict[str, Any] | FoundryError:
+    def answer(self, call: SeenCall) -> dict[str, Any] | FoundryError:
         message = {"role": "assistant", "content": self.text, "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
         return {
@@ -135,8 +135,8 @@ class FakeEngine:
         }
 
     @asynccontextmanager
-    async def stream(self, path: str, body: bytes, *, request_id: str) -> AsyncIterator[_Stream]:
-        async with self._called(path, body, request_id):
+    async def stream(self, call: Call) -> AsyncIterator[_Stream]:
+        async with self._called(call):
             if self.error is not None:
                 raise self.error
             yield _Stream(self._scripted())
@@ -153,8 +153,8 @@ class FakeEngine:
             await self.gate.wait()
 
     @asynccontextmanager
-    async def _called(self, path: str, body: bytes, request_id: str) -> AsyncIterator[Call]:
-        call = Call(path, body, request_id)
+    async def _called(self, made: Call) -> AsyncIterator[SeenCall]:
+        call = SeenCall(made.path, made.body, made.request_id)
         self.calls.append(call)
         self.active += 1
         self.most_active = max(self.most_active, self.active)

@@ -16,7 +16,8 @@ from fastapi_foundry.bootstrap import build_services
 from fastapi_foundry.container import Services
 from fastapi_foundry.engines.base import Engine
 from fastapi_foundry.engines.process import bind_first_free
-from fastapi_foundry.settings import Settings, load_settings
+from fastapi_foundry.engines.router import Router
+from fastapi_foundry.settings import FOUNDRY, Settings, load_settings
 from tests.support.fake_engine import FakeEngine
 
 __all__ = ["RunningGateway", "gateway_settings", "running_gateway"]
@@ -30,8 +31,10 @@ class RunningGateway:
 
     @property
     def engine(self) -> FakeEngine:
-        assert isinstance(self.services.engine, FakeEngine)
-        return self.services.engine
+        assert isinstance(self.services.engine, Router)
+        engine = self.services.engine.engines[FOUNDRY].engine
+        assert isinstance(engine, FakeEngine)
+        return engine
 
     @property
     def port(self) -> int:

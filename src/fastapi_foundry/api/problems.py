@@ -33,6 +33,7 @@ _NATIVE: Final[tuple[tuple[type[errors.FoundryError], int, str], ...]] = (
     (errors.ModelNotFoundError, 404, "Model not available"),
     (errors.ModelUnavailableError, 503, "Model not available"),
     (errors.QueueFullError, 429, "Too many requests"),
+    (errors.StructuredOutputError, 422, "Structured output invalid"),
     (errors.CatalogUnavailableError, 503, "Catalogue unavailable"),
     (errors.StoppingError, 503, "Server shutting down"),
     (errors.EngineUnavailableError, 503, "Foundry service unavailable"),

@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, Self
 
-__all__ = ["Engine", "EngineState", "EngineStatus", "ModelCard", "Reply", "ReplyStream"]
+import orjson
+
+__all__ = [
+    "NO_NOTES",
+    "Call",
+    "Engine",
+    "EngineReport",
+    "EngineState",
+    "EngineStatus",
+    "ModelCard",
+    "Notes",
+    "Reply",
+    "ReplyStream",
+]
 
 
 class EngineState(StrEnum):
@@ -21,7 +34,15 @@ class EngineState(StrEnum):
     ABSENT = "absent"  # nothing found, nothing started
     STARTING = "starting"  # ours, started, not ready yet
     READY = "ready"  # answered its last probe
-    LOST = "lost"  # was ready, does not answer now; being looked for or restarted
+    LOADING = "loading"  # ready, and said a moment ago that it is loading a model
+    DEGRADED = "degraded"  # was ready, and answers something else than an engine would
+    WEDGED = "wedged"  # was ready, accepts connections, answers nothing
+    CRASHED = "crashed"  # was ready, has ended or refuses connections; being looked for or restarted
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a request may be sent."""
+        return self in {EngineState.READY, EngineState.LOADING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +78,7 @@ class ModelCard:
         id: Full id, ``name:version``.
         state: ``cached``, ``loading``, ``loaded``, ``in_use``, ``put_aside``, ``unusable`` or ``unknown``.
         extra: Every further field of the engine's own entry (alias, context_length, demonstration, ...).
+        names: Further names that mean it.
     """
 
     id: str
@@ -64,14 +86,69 @@ class ModelCard:
     owned_by: str
     state: str = "unknown"
     extra: Mapping[str, Any] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Call:
+    """One request of OpenAI's API on its way to an engine.
+
+    Attributes:
+        path: Such as ``/v1/chat/completions``.
+        body: A JSON object, sent as it is.
+        request_id: Handed on to the engine, so that one id finds the request in every log.
+        timeout_s: Bound on a whole answer in seconds; the engine's own settings apply when None.
+        known: ``body`` parsed, where somebody has done that already; never changed in place.
+    """
+
+    path: str
+    body: bytes
+    request_id: str = ""
+    timeout_s: float | None = None
+    known: Mapping[str, Any] | None = None
+
+    @property
+    def parsed(self) -> Mapping[str, Any]:
+        """``body`` parsed, at most once."""
+        if self.known is None:
+            self.known = dict(orjson.loads(self.body))
+        return self.known
+
+    @property
+    def model(self) -> str:
+        """The model that is asked for, by the name that the body gives."""
+        return str(self.parsed.get("model") or "")
+
+    def with_parsed(self, parsed: Mapping[str, Any]) -> Self:
+        """The same call with another body."""
+        return replace(self, body=orjson.dumps(parsed), known=parsed)
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What happened to a request on its way, for a response header and the log.
+
+    Attributes:
+        engine: Name of the engine that answered; empty where there is only one.
+        alterations: What was changed in the request or the answer, each as ``feature: what was done``.
+        fallback: What was tried before in vain, each as ``engine::model: why``.
+    """
+
+    engine: str = ""
+    alterations: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
+
+
+NO_NOTES: Final = Notes()
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole successful answer: the engine's JSON, untouched."""
+    """A whole successful answer: the engine's JSON, untouched unless ``notes`` says so."""
 
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    notes: Notes = NO_NOTES
 
 
 class ReplyStream(Protocol):
@@ -83,10 +160,31 @@ class ReplyStream(Protocol):
     """
 
     headers: Mapping[str, str]
+    notes: Notes
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """The bytes, in order, starting with the first."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """One of several engines, as the gateway's status shows it.
+
+    Attributes:
+        name: In the configuration; ``foundry`` for Foundry Local.
+        breaker: ``closed``, ``open`` or ``half_open``.
+        retry_after_s: Seconds until it is asked again where there is another; 0 when it may be asked.
+        active: Requests that are with it now.
+        models: How many it last listed.
+    """
+
+    name: str
+    status: EngineStatus
+    breaker: str
+    retry_after_s: float
+    active: int
+    models: int
 
 
 class Engine(Protocol):
@@ -123,18 +221,15 @@ class Engine(Protocol):
         """What can be used now. Bounded to about a second."""
         ...
 
-    async def post(self, path: str, body: bytes, *, request_id: str, timeout_s: float | None = None) -> Reply:
-        """Send JSON to ``path`` (``/v1/chat/completions``) and wait for the whole answer.
+    async def post(self, call: Call) -> Reply:
+        """Send ``call`` and wait for the whole answer.
 
         Cancelling the task closes the connection, which cancels the work in the engine.
-
-        Args:
-            timeout_s: Bound on the whole call in seconds; the settings' ``foundry_ai.timeout_s`` when None.
         """
         ...
 
-    def stream(self, path: str, body: bytes, *, request_id: str) -> AbstractAsyncContextManager[ReplyStream]:
-        """Send JSON to ``path`` and stream the answer.
+    def stream(self, call: Call) -> AbstractAsyncContextManager[ReplyStream]:
+        """Send ``call``, whose body asks for a stream, and stream the answer.
 
         Entering waits for the first bytes of the body, so an early failure is raised here. Leaving closes the
         connection if the stream has not ended, which cancels the work in the engine.

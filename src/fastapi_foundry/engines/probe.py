@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -24,12 +26,16 @@ OUR_SERVICE: Final = "fastapi-foundry-service"
 _ROLE_HEADER: Final = b"x-fastapi-foundry-role"
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 _OK: Final = 200
+_NOT_FOUND: Final = 404
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class EngineKind(StrEnum):
     """What answers at an address."""
 
     OURS = "ours"  # our own service
+    GEN1 = "gen1"  # Foundry Local's CLI 0.x and its service
+    GEN2 = "gen2"  # Foundry Local's CLI 0.10 preview: Gen 1's routes, and Gen 3's status
     GEN3 = "gen3"  # Foundry Local's own web service, SDK 1.x and 2.x
     OPENAI = "openai"  # lists models as OpenAI does, and is otherwise unknown
 
@@ -54,49 +60,81 @@ class ProbeResult:
 
 
 class _UnfitError(Exception):
-    """The answer has not the shape that an engine's has; the message says why."""
+    """The answer has not the shape that an engine's has; the message says why.
+
+    Attributes:
+        is_absent: There is no such route.
+    """
+
+    def __init__(self, message: str, *, is_absent: bool = False) -> None:
+        super().__init__(message)
+        self.is_absent = is_absent
 
 
-async def probe(client: HttpClient, url: str, *, timeout_s: float) -> ProbeResult:
+async def probe(
+    client: HttpClient, url: str, *, timeout_s: float, headers: Mapping[str, str] = _NO_HEADERS
+) -> ProbeResult:
     """Ask ``url`` for its models and its status; never raises for what the other side does.
 
     Args:
-        client: Sends the two requests, on connections of their own.
+        client: Sends the requests, on connections of their own.
         url: Base URL without ``/v1``.
-        timeout_s: For each of the two requests, in seconds.
+        timeout_s: For each of the three requests, in seconds.
+        headers: Sent along: the key of an engine that wants one.
     """
-    timeouts = Timeouts(connect_s=timeout_s, first_byte_s=timeout_s, idle_s=timeout_s, total_s=timeout_s)
+    asker = _Asker(client, url, timeout_s, headers)
+    unfit = ""
     try:
-        _require_model_list(await _get_json(client, f"{url}/v1/models", timeouts))
+        _require_model_list(await asker.get_json("/v1/models"))
     except _UnfitError as error:
-        return ProbeResult(None, str(error))
+        unfit = str(error)
+        if not error.is_absent:
+            return ProbeResult(None, unfit)
     except HttpError as error:
         return _unreachable(error)
-    try:
-        status = await _get_json(client, f"{url}/status", timeouts)
-    except (_UnfitError, HttpError):
-        status = {}
-    kind = _kind(status)
+    status, gen1_status = await asker.get_status("/status"), {}
+    if status.get("product") != OUR_SERVICE:
+        gen1_status = await asker.get_status("/openai/status")
+    kind = _kind(status, gen1_status)
+    if unfit and kind is EngineKind.OPENAI:
+        return ProbeResult(None, unfit)
     pid = status.get("pid")
     return ProbeResult(kind, f"answers as {kind}", pid=pid if isinstance(pid, int) else None)
 
 
-async def _get_json(client: HttpClient, url: str, timeouts: Timeouts) -> dict[str, Any]:
-    # On a connection of its own: whether a new one comes about is part of the question.
-    response = await client.request("GET", url, headers={"connection": "close"}, timeouts=timeouts, fresh=True)
-    if any(name == _ROLE_HEADER and value.strip() == b"gateway" for name, value in response.raw_headers):
-        response.close()
-        raise _UnfitError("it is a gateway, not an engine")
-    body = await response.read(_MAX_BODY_BYTES)
-    if response.status != _OK:
-        raise _UnfitError(f"it answers with status {response.status}")
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise _UnfitError("its answer is not JSON") from None
-    if not isinstance(document, dict):
-        raise _UnfitError("its answer is not a JSON object")
-    return document
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    client: HttpClient
+    url: str
+    timeout_s: float
+    headers: Mapping[str, str]
+
+    async def get_json(self, path: str) -> dict[str, Any]:
+        timeouts = Timeouts(self.timeout_s, self.timeout_s, self.timeout_s, self.timeout_s)
+        # On a connection of its own: whether a new one comes about is part of the question.
+        headers = {**self.headers, "connection": "close"}
+        response = await self.client.request("GET", f"{self.url}{path}", headers=headers, timeouts=timeouts, fresh=True)
+        if any(name == _ROLE_HEADER and value.strip() == b"gateway" for name, value in response.raw_headers):
+            response.close()
+            raise _UnfitError("it is a gateway, not an engine")
+        body = await response.read(_MAX_BODY_BYTES)
+        if response.status != _OK:
+            is_absent = response.status == _NOT_FOUND
+            raise _UnfitError(f"it answers with status {response.status}", is_absent=is_absent)
+        try:
+            document = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise _UnfitError("its answer is not JSON") from None
+        if not isinstance(document, dict):
+            raise _UnfitError("its answer is not a JSON object")
+        return document
+
+    async def get_status(self, path: str) -> dict[str, Any]:
+        """The document at ``path``; empty where there is none."""
+        try:
+            return await self.get_json(path)
+        except (_UnfitError, HttpError):
+            return {}
 
 
 def _require_model_list(document: dict[str, Any]) -> None:
@@ -107,9 +145,11 @@ def _require_model_list(document: dict[str, Any]) -> None:
         raise _UnfitError("its list holds something else than models")
 
 
-def _kind(status: dict[str, Any]) -> EngineKind:
+def _kind(status: dict[str, Any], gen1_status: dict[str, Any]) -> EngineKind:
     if status.get("product") == OUR_SERVICE:
         return EngineKind.OURS
+    if isinstance(gen1_status.get("modelDirPath"), str):
+        return EngineKind.GEN2 if isinstance(status.get("endpoints"), list) else EngineKind.GEN1
     if isinstance(status.get("modelCachePath"), str) and isinstance(status.get("endpoints"), list):
         return EngineKind.GEN3
     return EngineKind.OPENAI

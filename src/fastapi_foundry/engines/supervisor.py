@@ -3,7 +3,7 @@
 One task owns all mutable state of the life cycle. Everybody else reads snapshots, waits for the next
 settled transition, or asks for a check::
 
-    ABSENT ──look──> found ───────────> READY ──lost──> LOST ──look, start──> ...
+    ABSENT ──look──> found ───────────> READY ──lost──> CRASHED, WEDGED or DEGRADED ──look, start──> ...
                 └──> none: STARTING ──> READY
 
 Ours, when it has died, is started again without a look around. What was started here is ended here;
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -55,6 +55,7 @@ class Supervisor:
         discovery: None where nothing is to be looked for.
         starter: None where nothing may be started.
         base_url: An explicit address: then it alone is used, nothing is looked for or started.
+        headers: Sent with each probe: the key of an engine that wants one.
         policy: See ``RestartPolicy``.
         clock: Monotonic seconds.
     """
@@ -66,6 +67,7 @@ class Supervisor:
         discovery: Discovery | None,
         starter: Starter | None,
         base_url: str | None = None,
+        headers: Mapping[str, str] | None = None,
         policy: RestartPolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,6 +75,7 @@ class Supervisor:
         self._discovery = discovery if base_url is None else None
         self._starter = starter if base_url is None else None
         self._base_url = base_url
+        self._headers = dict(headers or {})
         self._policy = policy or RestartPolicy()
         self._clock = clock
         self._status = EngineStatus(EngineState.ABSENT, url=base_url, reason="it has not been looked for yet")
@@ -162,7 +165,7 @@ class Supervisor:
                 await self._watch()
             except Exception:  # the loop must outlive what nobody foresaw
                 logger.exception("engine supervision stumbled and goes on")
-                self._settle(replace(self._status, state=EngineState.LOST, reason="supervision stumbled"))
+                self._settle(replace(self._status, state=EngineState.DEGRADED, reason="supervision stumbled"))
                 await self._end_child()
                 await asyncio.sleep(self._policy.first_delay_s)
 
@@ -170,19 +173,19 @@ class Supervisor:
         """Return when an engine is ready: the explicit one, one that was found, or ours."""
         failures = 0
         ours_died = self._status.supervised
-        while (reason := await self._attempt(look_first=failures > 0 or not ours_died)) is not None:
+        while (failed := await self._attempt(look_first=failures > 0 or not ours_died)) is not None:
+            state, reason = failed
             failures += 1
             in_vain = self._starter is None or self._budget.is_spent
             if reason != self._status.reason:
                 logger.warning("engine unavailable", reason=reason, url=self._status.url, attempts=failures)
-            state = EngineState.ABSENT if self._status.url is None else EngineState.LOST
             missing = replace(self._status, state=state, reason=reason, pid=None, supervised=False, tried=self._tried())
             self._settle(missing, in_vain=in_vain)
             if self._starter is None:
                 await self._pause(self._policy.pause_after(failures))
 
-    async def _attempt(self, *, look_first: bool) -> str | None:
-        """Try once; None when an engine is ready, else why there is none.
+    async def _attempt(self, *, look_first: bool) -> tuple[EngineState, str] | None:
+        """Try once; None when an engine is ready, else the state that this means, and why.
 
         Args:
             look_first: Look for a running one before ours is started; wasted time when ours has just died.
@@ -190,7 +193,7 @@ class Supervisor:
         if self._base_url is not None:
             seen = await self._probe(self._base_url)
             if seen.kind is None:
-                return seen.outcome
+                return _lost_state(seen), seen.outcome
             self._take(Found(self._base_url, "base_url", seen))
             return None
         if self._discovery is not None and look_first:
@@ -198,9 +201,11 @@ class Supervisor:
             if found is not None:
                 self._take(found)
                 return None
+        missing = EngineState.ABSENT if self._status.url is None else EngineState.CRASHED
         if self._starter is None:
-            return "no running Foundry was found, and the settings do not allow to start one"
-        return await self._start_ours(self._starter)
+            return missing, "no running Foundry was found, and the settings do not allow to start one"
+        reason = await self._start_ours(self._starter)
+        return None if reason is None else (missing, reason)
 
     async def _start_ours(self, starter: Starter) -> str | None:
         before = self._status
@@ -244,21 +249,24 @@ class Supervisor:
         child = self._child
         ended = asyncio.create_task(child.wait(), name="service end") if child is not None else None
         try:
-            reason = None
-            while reason is None:
+            lost = None
+            while lost is None:
                 await self._until_due(ended)
                 if ended is None or not ended.done():
-                    reason = await self._check()
-                if ended is not None and (ended.done() or reason is not None):
+                    lost = await self._check()
+                if ended is not None and (ended.done() or lost is not None):
                     # That it has ended tells more than that its port is closed.
                     await asyncio.wait([ended], timeout=_END_NOTICE_S)
-                    reason = self._how_it_ended() or reason
+                    lost = self._how_it_ended() or lost
         finally:
             if ended is not None:
                 ended.cancel()
         self._client.close_idle()
-        self._settle(replace(self._status, state=EngineState.LOST, reason=reason, pid=None))
-        logger.critical("engine lost", url=self._status.url, reason=reason, supervised=self._status.supervised)
+        state, reason = lost
+        self._settle(replace(self._status, state=state, reason=reason, pid=None))
+        logger.critical(
+            "engine lost", url=self._status.url, state=str(state), reason=reason, supervised=self._status.supervised
+        )
         await self._end_child(polite_s=1.0)
 
     async def _until_due(self, ended: asyncio.Task[int] | None) -> None:
@@ -273,14 +281,16 @@ class Supervisor:
         finally:
             asked.cancel()
 
-    def _how_it_ended(self) -> str | None:
+    def _how_it_ended(self) -> tuple[EngineState, str] | None:
         child = self._child
         if child is None or child.returncode is None:
             return None
-        return f"it ended with status {child.returncode}" + (f": {child.last_words}" if child.last_words else "")
+        return EngineState.CRASHED, f"it ended with status {child.returncode}" + (
+            f": {child.last_words}" if child.last_words else ""
+        )
 
-    async def _check(self) -> str | None:
-        """Probe the ready engine; why it counts as lost, or None."""
+    async def _check(self) -> tuple[EngineState, str] | None:
+        """Probe the ready engine; as what and why it counts as lost, or None."""
         url = self._status.url or ""
         ticket = self._checks_asked
         self._wanted.clear()
@@ -290,7 +300,7 @@ class Supervisor:
                 break
             seen = await self._probe(url)
         if seen.kind is None:
-            return seen.outcome
+            return _lost_state(seen), seen.outcome
         self._kind = seen.kind
         self._checks_done = ticket
         self._announce()
@@ -298,7 +308,7 @@ class Supervisor:
         return None
 
     async def _probe(self, url: str) -> ProbeResult:
-        return await probe(self._client, url, timeout_s=self._policy.probe_timeout_s)
+        return await probe(self._client, url, timeout_s=self._policy.probe_timeout_s, headers=self._headers)
 
     async def _end_child(self, *, polite_s: float = 5.0) -> None:
         child = self._child
@@ -329,3 +339,9 @@ class Supervisor:
         """Wake everybody who waits; they look again."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _lost_state(seen: ProbeResult) -> EngineState:
+    if seen.silent:
+        return EngineState.WEDGED
+    return EngineState.CRASHED if seen.refused else EngineState.DEGRADED

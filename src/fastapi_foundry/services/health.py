@@ -105,7 +105,7 @@ class HealthService:
             checks[HealthLevel.MODEL] = await self._check_model(checks[HealthLevel.FOUNDRY])
         engine = self._engine.status
         found = checks.get(HealthLevel.FOUNDRY)
-        connected = engine.state is EngineState.READY if found is None else found.passed
+        connected = engine.state.is_usable if found is None else found.passed
         return Health(
             status=self._status(engine, checks, connected=connected),
             engine=engine,
@@ -131,7 +131,7 @@ class HealthService:
     async def _check_foundry(self) -> CheckOutcome:
         begun = self._clock()
         status = self._engine.status
-        if status.state is not EngineState.READY:
+        if not status.state.is_usable:
             return CheckOutcome(passed=False, detail=status.reason or f"The engine is {status.state}.")
         try:
             async with asyncio.timeout(_LIST_TIMEOUT_S):

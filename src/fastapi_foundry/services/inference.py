@@ -15,12 +15,13 @@ from typing import Any, Final
 
 import orjson
 
-from fastapi_foundry.engines.base import Engine
+from fastapi_foundry.engines.base import Call, Engine, Notes, Reply
 from fastapi_foundry.errors import EngineFailedError, InvalidInputError, ModelNotFoundError, QueueFullError
 from fastapi_foundry.observability.logging import get_logger
 from fastapi_foundry.services.models import ModelsService
-from fastapi_foundry.services.relay import Relay, fact_from_error_event
+from fastapi_foundry.services.relay import Relay
 from fastapi_foundry.wire import sse
+from fastapi_foundry.wire.errors import fact_from_error_event
 from fastapi_foundry.wire.native import GenerateRequest
 from fastapi_foundry.wire.openai import (
     ChatCompletionRequest,
@@ -29,7 +30,7 @@ from fastapi_foundry.wire.openai import (
     with_usage_requested,
 )
 
-__all__ = ["GenerationEnd", "GenerationPiece", "InferenceDefaults", "InferenceService", "OpenAIRequest"]
+__all__ = ["Frames", "GenerationEnd", "GenerationPiece", "InferenceDefaults", "InferenceService", "OpenAIRequest"]
 
 logger = get_logger(__name__)
 
@@ -60,6 +61,17 @@ class OpenAIRequest:
     def streams(self) -> bool:
         """Whether the client asked for a stream."""
         return not isinstance(self.checked, EmbeddingRequest) and bool(self.checked.stream)
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """A running stream of whole SSE frames, and what happened to its request on the way."""
+
+    frames: AsyncIterator[bytes]
+    notes: Notes
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +127,8 @@ class InferenceService:
         self._defaults = defaults
         self._clock = clock
 
-    async def complete(self, request: OpenAIRequest) -> bytes:
-        """Answer a request of OpenAI's API as a whole; the engine's bytes.
+    async def complete(self, request: OpenAIRequest) -> Reply:
+        """Answer a request of OpenAI's API as a whole; the engine's bytes, and what happened on the way.
 
         Raises:
             ModelNotFoundError: When no model has that name.
@@ -124,13 +136,13 @@ class InferenceService:
         """
         model_id = await self._models.require_known(request.checked.model)
         with self._recorded(request, model_id) as record:
-            reply = await self._engine.post(request.path, request.raw, request_id=request.request_id)
+            reply = await self._engine.post(Call(request.path, request.raw, request.request_id, known=request.parsed))
             record.usage = _usage_of(reply.body)
             record.status = "ok"
-        return reply.body
+        return reply
 
     @asynccontextmanager
-    async def stream(self, request: OpenAIRequest) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def stream(self, request: OpenAIRequest) -> AsyncIterator[Frames]:
         """Stream the answer to a request of OpenAI's API: whole SSE frames, the engine's bytes.
 
         Entering waits for the first bytes, so that an early failure is raised before anything is sent.
@@ -143,15 +155,15 @@ class InferenceService:
         checked = request.checked
         wants_usage = not isinstance(checked, EmbeddingRequest) and checked.usage_requested
         model_id = await self._models.require_known(checked.model)
-        body = request.raw if wants_usage else _asking_for_usage(request)
+        call = _streaming_call(request, wants_usage=wants_usage)
         with self._recorded(request, model_id) as record:
-            async with self._engine.stream(request.path, body, request_id=request.request_id) as reply:
+            async with self._engine.stream(call) as reply:
                 relay = Relay(reply, hide_usage=not wants_usage)
                 try:
                     await relay.begin()
                     record.first_byte_s = self._clock() - record.begun
                     async with aclosing(relay.frames()) as frames:
-                        yield frames
+                        yield Frames(frames, reply.notes)
                     record.status = "ok" if relay.ended_well else "failed"
                 finally:
                     record.usage = relay.usage
@@ -165,7 +177,7 @@ class InferenceService:
         """
         begun = self._clock()
         upstream = self._chat_request(request, request_id, stream=False)
-        answer = orjson.loads(await self.complete(upstream))
+        answer = orjson.loads((await self.complete(upstream)).body)
         try:
             choice = answer["choices"][0]
             content = choice["message"].get("content") or ""
@@ -193,7 +205,7 @@ class InferenceService:
             yield pieces
 
     async def _pieces(
-        self, frames: AsyncIterator[bytes], model: str, begun: float
+        self, frames: Frames, model: str, begun: float
     ) -> AsyncGenerator[GenerationPiece | GenerationEnd, None]:
         decoder = sse.SSEDecoder()
         usage: dict[str, Any] = dict(_NO_USAGE)
@@ -285,8 +297,11 @@ def _usage_of(body: bytes) -> dict[str, Any]:
     return usage if isinstance(usage, dict) else {}
 
 
-def _asking_for_usage(request: OpenAIRequest) -> bytes:
-    if "stream_options" not in request.parsed:
-        return with_usage_requested(request.raw)
-    options = request.parsed["stream_options"] or {}
-    return orjson.dumps(request.parsed | {"stream_options": options | {"include_usage": True}})
+def _streaming_call(request: OpenAIRequest, *, wants_usage: bool) -> Call:
+    """The request with its usage asked for, in the client's own bytes as far as that goes."""
+    path, request_id, parsed = request.path, request.request_id, request.parsed
+    if wants_usage:
+        return Call(path, request.raw, request_id, known=parsed)
+    asking = parsed | {"stream_options": (parsed.get("stream_options") or {}) | {"include_usage": True}}
+    body = orjson.dumps(asking) if "stream_options" in parsed else with_usage_requested(request.raw)
+    return Call(path, body, request_id, known=asking)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from fastapi_foundry.engines.base import Engine, ModelCard
 from fastapi_foundry.errors import EngineError, ModelNotFoundError
 from fastapi_foundry.observability.logging import get_logger
+from fastapi_foundry.settings import QUALIFIER
 
 __all__ = ["ModelsService"]
 
@@ -63,7 +64,7 @@ class ModelsService:
         """
         for fresh in (False, True):
             for card in await self.cards(fresh=fresh):
-                if name in (card.id, card.extra.get("alias")):
+                if name == card.id or name in card.names or name == card.extra.get("alias"):
                     return card
         raise self._not_found(name)
 
@@ -83,9 +84,11 @@ class ModelsService:
             await self.cards(fresh=True)
         except EngineError:
             return name
-        if name not in self._ids:
-            raise self._not_found(name)
-        return self._ids[name]
+        if name in self._ids:
+            return self._ids[name]
+        if QUALIFIER in name:
+            return name  # an engine may know more names than it lists, so it has the last word
+        raise self._not_found(name)
 
     async def load(self, name: str) -> dict[str, Any]:
         """Load a model and wait until it is ready; the engine's own answer.
@@ -130,7 +133,7 @@ class ModelsService:
         cards = await self._engine.list_models()
         self._cards = cards
         aliases = {alias: card.id for card in cards if isinstance(alias := card.extra.get("alias"), str)}
-        self._ids = aliases | {card.id: card.id for card in cards}
+        self._ids = aliases | {name: card.id for card in cards for name in (*card.names, card.id)}
         self._fetched_at = self._clock()
         return cards
 

@@ -9,11 +9,10 @@ from typing import Any, Final
 import orjson
 
 from fastapi_foundry.engines.base import ReplyStream
-from fastapi_foundry.errors import EngineFailedError, FoundryError
-from fastapi_foundry.wire.errors import fact_from_response
+from fastapi_foundry.errors import EngineFailedError
 from fastapi_foundry.wire.sse import SSEDecoder, WholeFrames
 
-__all__ = ["Relay", "fact_from_error_event"]
+__all__ = ["Relay"]
 
 # These cannot occur inside a JSON string, where every quotation mark carries a backslash.
 _USAGE: Final = (b'"usage":{', b'"usage": {')
@@ -43,19 +42,11 @@ class Relay:
         self.ended_well = False
 
     async def begin(self) -> None:
-        """Take the first frames, which have arrived already.
-
-        Raises:
-            FoundryError: When the first thing that the engine says is an error: nothing has been sent yet, so it
-                can still be answered with its status.
-        """
+        """Take the first frames, which have arrived already."""
         async for chunk in self._reply:
             self._first = self._splitter.feed(chunk)
             if self._first:
                 break
-        if match := _ERROR_FRAME.match(self._first):
-            events = SSEDecoder().feed(self._first[match.start() :])
-            raise fact_from_error_event(events[0].data)
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """Whole frames in order; ends after the engine's normal end.
@@ -96,15 +87,3 @@ class Relay:
                 self.usage = data["usage"]
                 return self._hide_usage and not data.get("choices")
         return False
-
-
-def fact_from_error_event(data: bytes) -> FoundryError:
-    """The fact behind an error that came as an event of a stream, where there is no status to go by."""
-    try:
-        error = orjson.loads(data)["error"]
-        type_, code = error.get("type"), error.get("code")
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        type_, code = None, None
-    if code == "model_not_found":
-        return fact_from_response(404, data)
-    return fact_from_response(400 if type_ == "invalid_request_error" else 502, data)

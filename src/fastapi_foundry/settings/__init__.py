@@ -6,6 +6,14 @@ Nothing is read at import; :func:`load_settings` reads, once, what it is told to
 from __future__ import annotations
 
 from fastapi_foundry.settings.description import Setting, describe_settings
+from fastapi_foundry.settings.engines import (
+    FOUNDRY,
+    QUALIFIER,
+    EngineSettings,
+    ModelRouteSettings,
+    ReplicaSettings,
+    route_groups,
+)
 from fastapi_foundry.settings.loading import load_settings
 from fastapi_foundry.settings.sections import (
     FastAPIServerSettings,
@@ -17,13 +25,19 @@ from fastapi_foundry.settings.sections import (
 )
 
 __all__ = [
+    "FOUNDRY",
+    "QUALIFIER",
+    "EngineSettings",
     "FastAPIServerSettings",
     "FoundryAISettings",
     "FoundryServiceSettings",
     "LoggingSettings",
+    "ModelRouteSettings",
     "PortManagementSettings",
+    "ReplicaSettings",
     "Setting",
     "Settings",
     "describe_settings",
     "load_settings",
+    "route_groups",
 ]

@@ -16,7 +16,7 @@ from fastapi_foundry.settings.sections import Settings
 
 __all__ = ["Setting", "describe_settings", "settings_table"]
 
-Kind = Literal["bool", "int", "float", "str", "list", "path"]
+Kind = Literal["bool", "int", "float", "str", "list", "path", "json"]
 
 # Names that people know. Every setting can also be given as FASTAPI_FOUNDRY__SECTION__KEY; the names
 # here win over that.
@@ -88,7 +88,12 @@ def _kind(annotation: object) -> tuple[Kind, str]:
         return _kind(inner)
     if typing.get_origin(annotation) is Literal:
         return "str", " or ".join(f'"{choice}"' for choice in typing.get_args(annotation))
+    if typing.get_origin(annotation) is dict:
+        return "json", "object"
     if typing.get_origin(annotation) is list:
+        (item,) = typing.get_args(annotation)
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            return "json", "list of objects"
         return "list", "list of texts"
     names: dict[object, tuple[Kind, str]] = {
         bool: ("bool", "true or false"),

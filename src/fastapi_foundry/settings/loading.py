@@ -29,6 +29,10 @@ _WORDS: Final[Mapping[str, str]] = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "too_short": "must hold at least {min_length} entries",
     "path_type": "must be the path of a directory",
     "finite_number": "must be a finite number",
     "greater_than": "must be above {gt}",
@@ -99,8 +103,10 @@ def _nested(given: Mapping[str, Given]) -> dict[str, object]:
 
 def _translated(detail: ErrorDetails, given: Mapping[str, Given]) -> ConfigurationError:
     """The error of one value, or of two that contradict each other, with the source of what is at fault."""
-    location = ".".join(str(part) for part in detail["loc"][:2])
     context = detail.get("ctx", {})
+    if detail["loc"][:1] in {("engines",), ("model_aliases",)} or "path" in context:
+        return _translated_entry(detail, given)
+    location = ".".join(str(part) for part in detail["loc"][:2])
     if "field" in context:
         location = f"{location}.{context['field']}"
     key = next((known for known in settings_table() if known in {location, location.partition(".")[0]}), location)
@@ -110,6 +116,26 @@ def _translated(detail: ErrorDetails, given: Mapping[str, Given]) -> Configurati
         reason = _WORDS[kind].format(**context) + f", not {shown(detail['input'])}"
     else:
         reason = detail["msg"].removeprefix("Value error, ")
+    return ConfigurationError(key, source, reason)
+
+
+def _translated_entry(detail: ErrorDetails, given: Mapping[str, Given]) -> ConfigurationError:
+    """The error inside ``engines`` or ``model_aliases``, with the path of the entry."""
+    context = detail.get("ctx", {})
+    parts = [str(part) for part in detail["loc"]] + ([context["field"]] if "field" in context else [])
+    key = str(context.get("path") or ".".join(parts))
+    root = key.partition(".")[0]
+    source = given[root].source if root in given else COMMAND_LINE
+    match detail["type"]:
+        case "missing":
+            reason = "is missing"
+        case "extra_forbidden":
+            reason = "there is no such setting"
+        case kind if kind in _WORDS:
+            what = "" if key.endswith(".api_key") else f", not {shown(detail['input'])}"
+            reason = _WORDS[kind].format(**context) + what
+        case _:
+            reason = detail["msg"].removeprefix("Value error, ")
     return ConfigurationError(key, source, reason)
 
 

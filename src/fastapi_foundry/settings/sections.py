@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from fastapi_foundry.settings.engines import EngineSettings, ModelRoute, check_routes
 from fastapi_foundry.settings.values import engine_base_url, http_url, is_loopback_host, log_level, non_empty
 
 __all__ = [
@@ -122,6 +123,10 @@ class FastAPIServerSettings(_Section):
     shutdown_timeout_s: Seconds = Field(
         default=5.0, description="Seconds that running answers get to finish when the gateway is told to stop."
     )
+    keepalive_s: Seconds = Field(
+        default=10.0,
+        description="Seconds of silence after which a stream gets a comment, so that no client or proxy gives up.",
+    )
     allow_remote_without_key: bool = Field(
         default=False, description="Accept a `host` that other machines can reach although no API key protects it."
     )
@@ -226,6 +231,21 @@ class Settings(_Section):
     port_management: PortManagementSettings = PortManagementSettings()
     foundry_service: FoundryServiceSettings = FoundryServiceSettings()
     logging: LoggingSettings = LoggingSettings()
+    engines: list[EngineSettings] = Field(
+        default=[],
+        max_length=64,
+        description="Further engines beside Foundry Local, each an object as described below.",
+    )
+    model_aliases: dict[str, ModelRoute] = Field(
+        default={},
+        max_length=1000,
+        description="Names of your own for models: a model, a list of fallbacks, or an object with replicas.",
+    )
+
+    @model_validator(mode="after")
+    def _routes_make_sense(self) -> Self:
+        check_routes(self.engines, self.model_aliases)
+        return self
 
     @property
     def log_directory(self) -> Path:

@@ -150,6 +150,8 @@ def _parsed(setting: Setting, text: str, source: str) -> object:
                 raise ConfigurationError(setting.key, source, f"must be a number, not {shown(text)}") from None
         case "list":
             return _parsed_list(setting, text, source)
+        case "json":
+            return _parse_json(text, source)
         case "path":
             return _anchored(setting, text, Path.cwd())
         case _:

@@ -144,10 +144,26 @@ class ModelOperation(BaseModel):
     status: str
 
 
+EngineStateName = Literal["absent", "starting", "ready", "loading", "degraded", "wedged", "crashed"]
+
+
+class EngineEntry(BaseModel):
+    """One of the engines behind the gateway."""
+
+    name: str
+    url: str | None
+    state: EngineStateName
+    reason: str
+    breaker: Literal["closed", "open", "half_open"]
+    retry_after_s: float
+    active: int
+    models: int
+
+
 class FoundryStatus(BaseModel):
     """What is known about the engine; ``tried`` is discovery's last round."""
 
-    state: Literal["absent", "starting", "ready", "lost"]
+    state: EngineStateName
     url: str | None
     found_by: str | None
     supervised: bool
@@ -155,6 +171,7 @@ class FoundryStatus(BaseModel):
     reason: str
     restarts: int
     tried: list[dict[str, str]] = []
+    engines: list[EngineEntry] = []
 
 
 class HealthCheck(BaseModel):

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-__all__ = ["DONE", "Event", "SSEDecoder", "WholeFrames", "comment", "encode_json"]
+__all__ = ["DONE", "Event", "SSEDecoder", "WholeFrames", "comment", "encode_json", "first_frame_end"]
 
 DONE: Final = b"data: [DONE]\n\n"
 """The frame that ends a stream of OpenAI's API, after a normal end alone."""
@@ -123,6 +123,12 @@ class WholeFrames:
         """What is left after the last whole frame; empty after an engine's proper end."""
         rest, self._rest = self._rest, b""
         return rest
+
+
+def first_frame_end(buffer: bytes) -> int:
+    """Where the first whole frame of ``buffer`` ends, its blank line included; -1 while it is not whole."""
+    ends = [at + len(mark) for mark in (b"\n\n", b"\r\n\r\n", b"\r\r") if (at := buffer.find(mark)) >= 0]
+    return min(ends, default=-1)
 
 
 def _end_of(buffer: bytes, mark: bytes) -> int:

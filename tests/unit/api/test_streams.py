@@ -11,7 +11,7 @@ import pytest
 
 from fastapi_foundry.errors import EngineFailedError
 from fastapi_foundry.wire.sse import SSEDecoder
-from tests.support.fake_engine import content_chunks, frame
+from tests.support.fake_engine import content_chunks
 from tests.support.gateway import RunningGateway
 from tests.support.waiting import eventually
 
@@ -108,18 +108,6 @@ async def test_the_native_stream_ends_with_usage_reason_and_duration(gateway: Ru
     assert end["usage"]["total_tokens"] == 7
     assert (end["finish_reason"], end["model"]) == ("stop", "m:1")
     assert end["duration"] > 0
-
-
-async def test_an_early_error_frame_of_the_engine_becomes_a_status(gateway: RunningGateway) -> None:
-    error = {
-        "message": "too long",
-        "type": "invalid_request_error",
-        "code": "context_length_exceeded",
-        "param": "messages",
-    }
-    gateway.engine.chunks = [frame({"error": error})]
-    answer = await gateway.client.post("/v1/chat/completions", json=CHAT | {"stream": True})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
 async def test_an_engine_that_says_nothing_at_all_is_502(gateway: RunningGateway) -> None:

@@ -70,7 +70,7 @@ async def answer_with(client, status_line: str, headers: str, body: str):
         return await probe(client, server.url, timeout_s=0.5)
 
 
-@pytest.mark.parametrize("kind", list(EngineKind))
+@pytest.mark.parametrize("kind", [EngineKind.OURS, EngineKind.GEN3, EngineKind.OPENAI])
 async def test_probe_recognises_each_kind(client, kind):
     async with EngineDouble(kind=str(kind)) as double:
         seen = await probe(client, double.url, timeout_s=1)

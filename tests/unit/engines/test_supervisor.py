@@ -160,7 +160,7 @@ async def test_engine_that_is_silent_is_lost_and_its_return_is_noticed(supervise
         supervisor = supervise(base_url=double.url)
         await supervisor.wait_ready(10)
         double.broken = "stall"
-        await eventually(lambda: supervisor.status.state is EngineState.LOST)
+        await eventually(lambda: supervisor.status.state is EngineState.WEDGED)
         assert "does not answer" in supervisor.status.reason
         double.broken = ""
         await eventually(lambda: supervisor.status.state is EngineState.READY)

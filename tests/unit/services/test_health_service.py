@@ -47,7 +47,7 @@ async def test_level_gateway_asks_the_engine_nothing() -> None:
     ("state", "status"),
     [
         (EngineState.STARTING, HealthStatus.DEGRADED),
-        (EngineState.LOST, HealthStatus.DEGRADED),
+        (EngineState.CRASHED, HealthStatus.DEGRADED),
         (EngineState.ABSENT, HealthStatus.UNHEALTHY),
     ],
 )

@@ -24,7 +24,7 @@ from fastapi_foundry.services.inference import (
 from fastapi_foundry.services.models import ModelsService
 from fastapi_foundry.wire.native import GenerateRequest
 from fastapi_foundry.wire.openai import ChatCompletionRequest
-from tests.support.fake_engine import USAGE, Call, FakeEngine, chunk, content_chunks, frame
+from tests.support.fake_engine import USAGE, FakeEngine, SeenCall, chunk, content_chunks, frame
 
 
 def service(engine: FakeEngine) -> InferenceService:
@@ -119,23 +119,6 @@ async def test_an_unknown_model_is_refused_before_the_engine_is_asked() -> None:
     assert engine.calls == []
 
 
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        ({"message": "no", "type": "invalid_request_error", "code": "bad", "param": "x"}, InvalidInputError),
-        ({"message": "no", "type": "invalid_request_error", "code": "model_not_found"}, ModelNotFoundError),
-        ({"message": "no", "type": "server_error", "code": "engine_failed"}, EngineFailedError),
-        ("in words", EngineFailedError),
-    ],
-)
-async def test_an_error_that_is_the_first_frame_is_raised_while_it_can_still_be_a_status(
-    error: object, kind: type[FoundryError]
-) -> None:
-    engine = FakeEngine(chunks=[frame({"error": error})])
-    with pytest.raises(kind):
-        await streamed(engine, chat_request(stream=True))
-
-
 async def test_a_stream_that_breaks_raises_after_the_frames_that_arrived(operations: list[dict[str, Any]]) -> None:
     engine = FakeEngine(chunks=[*content_chunks("Hel")[:2], b'data: {"half', EngineFailedError("gone")])
     got: list[bytes] = []
@@ -223,7 +206,7 @@ async def test_generate_stream_turns_nonsense_and_error_frames_into_the_engines_
 
 
 class EchoEngine(FakeEngine):
-    def answer(self, call: Call) -> dict[str, Any] | FoundryError:
+    def answer(self, call: SeenCall) -> dict[str, Any] | FoundryError:
         prompt = call.parsed["messages"][-1]["content"]
         if prompt == "bad":
             return InvalidInputError("too long")

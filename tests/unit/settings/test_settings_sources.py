@@ -91,9 +91,10 @@ def test_environment_text_is_parsed_as_the_settings_type(name, text, key, value)
 
 
 def test_every_setting_can_be_given_by_its_generic_environment_name():
-    samples = {"bool": "true", "int": "70000", "float": "1.5", "list": "[]", "path": "/x", "str": "x"}
+    samples = {"bool": "true", "int": "70000", "float": "1.5", "list": "[]", "path": "/x", "str": "x", "json": "[]"}
     special = {
         "foundry_ai.base_url": "http://127.0.0.1:1",
+        "model_aliases": "{}",
         "logging.level": "INFO",
         "logging.mode": "dev",
         "foundry_service.start": "never",

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from fastapi_foundry.api.access import services_of
 from fastapi_foundry.api.documentation import native_errors
 from fastapi_foundry.api.problems import JSONBytes
+from fastapi_foundry.engines.base import EngineReport
 from fastapi_foundry.wire.native import FoundryStatus
 
 __all__ = ["router"]
@@ -19,8 +20,9 @@ router = APIRouter(prefix="/api/v1/foundry", tags=["Foundry"])
 
 @router.get("/status", response_model=FoundryStatus, responses=native_errors())
 async def foundry_status(request: Request) -> Response:
-    """The engine's state, and what discovery tried in its last round."""
-    status = services_of(request).engine.status
+    """The engine's state, what discovery tried in its last round, and every engine that is configured."""
+    services = services_of(request)
+    status = services.engine.status
     body = {
         "state": status.state,
         "url": status.url,
@@ -30,5 +32,19 @@ async def foundry_status(request: Request) -> Response:
         "reason": status.reason,
         "restarts": status.restarts,
         "tried": [{"step": step, "address": address, "outcome": outcome} for step, address, outcome in status.tried],
+        "engines": [_entry(report) for report in services.engine_reports()],
     }
     return JSONBytes(orjson.dumps(body))
+
+
+def _entry(report: EngineReport) -> dict[str, object]:
+    return {
+        "name": report.name,
+        "url": report.status.url,
+        "state": report.status.state,
+        "reason": report.status.reason,
+        "breaker": report.breaker,
+        "retry_after_s": report.retry_after_s,
+        "active": report.active,
+        "models": report.models,
+    }

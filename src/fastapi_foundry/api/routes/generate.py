@@ -50,7 +50,10 @@ async def generate(request: Request) -> Response:
     services, request_id = services_of(request), request_id_of(request)
     if checked.stream:
         return EventStreamResponse(
-            _generation_frames(services, checked, request_id), error_frame=_error_frame, stopping=services.stopping
+            _generation_frames(services, checked, request_id),
+            error_frame=_error_frame,
+            stopping=services.stopping,
+            keepalive_s=services.settings.fastapi_server.keepalive_s,
         )
     async with interruptible(request.receive, services.stopping):
         end = await services.inference.generate(checked, request_id=request_id)

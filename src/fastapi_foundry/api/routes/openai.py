@@ -13,7 +13,9 @@ from fastapi_foundry.api.bodies import read_json
 from fastapi_foundry.api.documentation import event_stream, json_body, openai_errors
 from fastapi_foundry.api.event_stream import EventStreamResponse
 from fastapi_foundry.api.interruption import interruptible
+from fastapi_foundry.api.notes import note_headers
 from fastapi_foundry.api.problems import JSONBytes
+from fastapi_foundry.engines.base import NO_NOTES
 from fastapi_foundry.services.inference import OpenAIRequest
 from fastapi_foundry.wire.errors import error_frame
 from fastapi_foundry.wire.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
@@ -75,6 +77,11 @@ async def _answer(
     openai_request = OpenAIRequest(path, raw, parsed, validate(model, parsed), request_id_of(request))
     if openai_request.streams:
         source = services.inference.stream(openai_request)
-        return EventStreamResponse(source, error_frame=error_frame, stopping=services.stopping)
+        keepalive_s = services.settings.fastapi_server.keepalive_s
+        return EventStreamResponse(source, error_frame=error_frame, stopping=services.stopping, keepalive_s=keepalive_s)
     async with interruptible(request.receive, services.stopping):
-        return JSONBytes(await services.inference.complete(openai_request))
+        reply = await services.inference.complete(openai_request)
+    response = JSONBytes(reply.body)
+    if reply.notes is not NO_NOTES:
+        response.raw_headers.extend(note_headers(reply.notes))
+    return response
