@@ -78,7 +78,7 @@ class ModelCard:
         id: Full id, ``name:version``.
         state: ``cached``, ``loading``, ``loaded``, ``in_use``, ``put_aside``, ``unusable`` or ``unknown``.
         extra: Every further field of the engine's own entry (alias, context_length, demonstration, ...).
-        names: Further names that mean it.
+        names: Further names that mean it, and that its engine does not take in a request.
     """
 
     id: str

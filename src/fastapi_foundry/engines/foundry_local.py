@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +16,14 @@ from fastapi_foundry.engines.http_client import HttpClient
 from fastapi_foundry.engines.own_service import OwnService
 from fastapi_foundry.engines.supervisor import Supervisor
 from fastapi_foundry.engines.transport import Patience, Transport
+from fastapi_foundry.errors import InvalidInputError, ModelNotFoundError
 from fastapi_foundry.settings import Settings
 
 __all__ = ["FoundryLocalEngine"]
 
 _LOAD_MARGIN_S: Final = 0.5
+# In the words of Gen 3 and of Gen 1, which has no others for a model that it has never heard of.
+_NOT_LOADED: Final = re.compile(r"Model not loaded|Model not cached|No OpenAIService provider found")
 
 
 class FoundryLocalEngine:
@@ -43,6 +49,7 @@ class FoundryLocalEngine:
         client = client or HttpClient()
         supervisor = supervisor or _supervisor(settings, config_path, client)
         self._transport = Transport(client, supervisor, _patience(settings))
+        self._loading: dict[str, asyncio.Task[dict[str, Any]]] = {}
         # The service has the same limit and says more about it when it passes.
         self._load_s = settings.foundry_service.load_timeout_s + _LOAD_MARGIN_S
 
@@ -69,11 +76,26 @@ class FoundryLocalEngine:
 
     async def post(self, call: Call) -> Reply:
         """Send ``call`` and wait for the whole answer; see ``Engine.post``."""
+        try:
+            return await self._transport.post(call)
+        except InvalidInputError as fact:
+            if not _says_not_loaded(fact):
+                raise
+        await self._load_once(call.model)
         return await self._transport.post(call)
 
-    def stream(self, call: Call) -> AbstractAsyncContextManager[ReplyStream]:
+    @contextlib.asynccontextmanager
+    async def stream(self, call: Call) -> AsyncIterator[ReplyStream]:
         """Send ``call`` and stream the answer; see ``Engine.stream``."""
-        return self._transport.stream(call)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                reply = await stack.enter_async_context(self._transport.stream(call))
+            except InvalidInputError as fact:
+                if not _says_not_loaded(fact):
+                    raise
+                await self._load_once(call.model)
+                reply = await stack.enter_async_context(self._transport.stream(call))
+            yield reply
 
     async def load_model(self, model: str) -> dict[str, Any]:
         """Load a model and wait until it is ready; the engine's own answer."""
@@ -84,6 +106,25 @@ class FoundryLocalEngine:
         """Unload a model and wait until its memory is returned; the engine's own answer."""
         await self._transport.supervisor.wait_ready(self._transport.patience.ready_s)
         return await driver_of(self._transport).unload(model, limit_s=self._load_s)
+
+    async def _load_once(self, model: str) -> None:
+        """Load what Microsoft's own services want to have loaded first; one load however many ask."""
+        loading = self._loading.get(model)
+        if loading is None:
+            loading = asyncio.create_task(self.load_model(model), name=f"load {model}")
+            self._loading[model] = loading
+            loading.add_done_callback(lambda _: self._loading.pop(model, None))
+        try:
+            # Shielded: one caller's disconnect must not take the model from the others.
+            await asyncio.shield(loading)
+        except InvalidInputError as fact:
+            if _says_not_loaded(fact):
+                raise ModelNotFoundError(model, "The engine has not downloaded it.") from fact
+            raise
+
+
+def _says_not_loaded(fact: InvalidInputError) -> bool:
+    return _NOT_LOADED.search(f"{fact.message} {fact.context.get('engine_body', '')}") is not None
 
 
 def _patience(settings: Settings) -> Patience:

@@ -34,8 +34,7 @@ class EngineKind(StrEnum):
     """What answers at an address."""
 
     OURS = "ours"  # our own service
-    GEN1 = "gen1"  # Foundry Local's CLI 0.x and its service
-    GEN2 = "gen2"  # Foundry Local's CLI 0.10 preview: Gen 1's routes, and Gen 3's status
+    GEN1 = "gen1"  # the service of Foundry Local's CLI 0.x, and of the 0.10 preview, which has the same routes
     GEN3 = "gen3"  # Foundry Local's own web service, SDK 1.x and 2.x
     OPENAI = "openai"  # lists models as OpenAI does, and is otherwise unknown
 
@@ -149,7 +148,7 @@ def _kind(status: dict[str, Any], gen1_status: dict[str, Any]) -> EngineKind:
     if status.get("product") == OUR_SERVICE:
         return EngineKind.OURS
     if isinstance(gen1_status.get("modelDirPath"), str):
-        return EngineKind.GEN2 if isinstance(status.get("endpoints"), list) else EngineKind.GEN1
+        return EngineKind.GEN1
     if isinstance(status.get("modelCachePath"), str) and isinstance(status.get("endpoints"), list):
         return EngineKind.GEN3
     return EngineKind.OPENAI

@@ -323,5 +323,9 @@ class Router:
         return _Way(self._engines, groups, call, self._patience_s, self._clock)
 
     async def _list(self, routed: RoutedEngine) -> list[ModelCard]:
+        status = routed.engine.status
+        if len(self._engines) > 1 and not status.state.is_usable:
+            # Nobody waits for one engine's list while there are others.
+            raise EngineUnavailableError(f"The engine '{routed.name}' is not ready: {status.reason}.", url=status.url)
         async with asyncio.timeout(_LIST_S):
             return await routed.engine.list_models()

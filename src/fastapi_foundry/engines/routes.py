@@ -54,7 +54,7 @@ class RouteTable:
                 for known in _names(card):
                     targets = self._bare.setdefault(known, [])
                     if all(target.engine != name for target in targets):
-                        targets.append(Target(name, known))
+                        targets.append(Target(name, card.id if known in card.names else known))
 
     def groups(self, name: str) -> list[list[Target]]:
         """The targets of ``name``: replicas within a group, fallbacks from group to group; never empty.
@@ -118,7 +118,7 @@ class RouteTable:
             if engine not in self.cards:
                 raise ModelNotFoundError(name, f"There is no engine '{engine}'; there are: {', '.join(self.cards)}.")
             # An engine may know more names than it lists (Ollama: a model without its tag), so it has the last word.
-            return Target(engine, model)
+            return Target(engine, next((card.id for card in self.cards[engine] if model in card.names), model))
         targets = self._bare.get(name, [])
         if len(targets) > 1:
             names = ", ".join(target.qualified for target in targets)
@@ -130,4 +130,4 @@ class RouteTable:
 
 def _names(card: ModelCard) -> set[str]:
     alias = card.extra.get("alias")
-    return {card.id, alias} if isinstance(alias, str) else {card.id}
+    return {card.id, *card.names} | ({alias} if isinstance(alias, str) else set())

@@ -93,7 +93,11 @@ def fact_from_response(
         return errors.StructuredOutputError(message, param=param or "response_format")
     if code == "context_length_exceeded" or status in {400, 409, 413, 422}:
         return errors.InvalidInputError(
-            message or "The engine refused the request as invalid.", param=param, code=code or "invalid_request"
+            message or "The engine refused the request as invalid.",
+            param=param,
+            code=code or "invalid_request",
+            engine_status=status,
+            engine_body=_excerpt(body),
         )
     if status == 404:  # noqa: PLR2004 - a status reads best as its number
         fact: errors.FoundryError = errors.ModelNotFoundError(model or "?")
@@ -115,8 +119,13 @@ def fact_from_response(
     return errors.EngineFailedError(
         message if code == "engine_failed" and message else "The engine failed to answer the request.",
         engine_status=status,
-        engine_body=body[:500].decode("utf-8", "replace"),
+        engine_body=_excerpt(body),
     )
+
+
+def _excerpt(body: bytes) -> str:
+    """The engine's own words, for the log."""
+    return body[:500].decode("utf-8", "replace")
 
 
 def _not_ready(message: str | None, code: str | None, retry_after_s: float | None) -> errors.EngineUnavailableError:

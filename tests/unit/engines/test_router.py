@@ -151,8 +151,12 @@ async def test_a_stream_that_breaks_after_its_first_bytes_is_never_answered_else
 
 
 async def test_an_engine_that_is_known_to_be_dead_is_not_asked_while_there_is_another() -> None:
-    first, second = engine("m:1", state=EngineState.CRASHED), engine("n:1")
+    first, second = engine("m:1"), engine("n:1")
     made = router({"chain": ["m:1", "n:1"]}, foundry=first, b=second)
+    await made.list_models()
+    first.state = EngineState.CRASHED
+    assert await ids(made) == ["m:1", "n:1", "chain"]  # without waiting for it
+    assert first.lists == 1
     reply = await made.post(call("chain"))
     assert first.calls == []
     assert reply.notes.fallback == ("foundry::m:1: crashed",)
@@ -187,8 +191,10 @@ async def test_replicas_share_by_weight_and_by_how_busy_they_are() -> None:
 
 
 async def test_a_replica_that_was_away_does_not_get_all_that_it_missed() -> None:
-    first, second = engine("m:1", state=EngineState.CRASHED), engine("m:1")
+    first, second = engine("m:1"), engine("m:1")
     made = router({"both": {"replicas": ["foundry::m:1", "b::m:1"]}}, foundry=first, b=second)
+    await made.list_models()
+    first.state = EngineState.CRASHED
     for _ in range(30):
         await made.post(call("both"))
     assert first.calls == []

@@ -1,0 +1,65 @@
+"""What the files of Foundry Local's model cache tell and none of its third generation's routes does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+__all__ = ["ModelCache", "read_model_cache"]
+
+_INFO_FILE: Final = "foundry.modelinfo.json"
+_MODEL_FILE: Final = "inference_model.json"
+_MAX_FILE_BYTES: Final = 32 * 1024 * 1024
+_MAX_DIRECTORIES: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCache:
+    """Foundry's own directory of models.
+
+    Attributes:
+        aliases: Full id to alias, from the catalogue as it was last fetched.
+        cached: Full ids of the models whose files are there.
+    """
+
+    aliases: dict[str, str]
+    cached: frozenset[str]
+
+
+def read_model_cache(path: str) -> ModelCache | None:
+    """Read the directory at ``path``; None when there is none. Blocks on the disk, for milliseconds usually."""
+    root = Path(path)
+    if not root.is_dir():
+        return None
+    aliases = {}
+    for model in _read(root / _INFO_FILE).get("models") or ():
+        if isinstance(model, dict) and isinstance(model.get("id"), str) and isinstance(model.get("alias"), str):
+            aliases[model["id"]] = model["alias"]
+    names = (_read(file).get("Name") for file in _model_files(root))
+    return ModelCache(aliases, frozenset(name for name in names if isinstance(name, str)))
+
+
+def _model_files(root: Path) -> Iterator[Path]:
+    """``Publisher/name-version/inference_model.json``, or one directory deeper."""
+    seen = 0
+    for pattern in (f"*/*/{_MODEL_FILE}", f"*/*/*/{_MODEL_FILE}"):
+        for file in root.glob(pattern):
+            seen += 1
+            if seen > _MAX_DIRECTORIES:
+                return
+            if not (file.parent / "download.tmp").exists():
+                yield file
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > _MAX_FILE_BYTES:
+            return {}
+        document = orjson.loads(file.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return document if isinstance(document, dict) else {}
