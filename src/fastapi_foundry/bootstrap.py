@@ -8,6 +8,8 @@ from fastapi_foundry.container import Services
 from fastapi_foundry.engines.base import Engine
 from fastapi_foundry.engines.foundry_local import FoundryLocalEngine
 from fastapi_foundry.engines.openai_http import OpenAIHttpEngine
+from fastapi_foundry.engines.repair.engine import RepairingEngine
+from fastapi_foundry.engines.repair.profile import known_profile
 from fastapi_foundry.engines.router import RoutedEngine, Router
 from fastapi_foundry.services.batches import BatchesService
 from fastapi_foundry.services.health import HealthService
@@ -50,9 +52,14 @@ def build_engine(settings: Settings, *, foundry: Engine | None = None, config_pa
     Raises:
         ConfigurationError: An engine's key is not where the settings say.
     """
-    first = RoutedEngine(FOUNDRY, foundry or FoundryLocalEngine(settings, config_path=config_path))
+    first = RoutedEngine(FOUNDRY, foundry or _repaired(FoundryLocalEngine(settings, config_path=config_path)))
     others = [
-        RoutedEngine(engine.name, OpenAIHttpEngine(engine, settings.foundry_ai), weight=engine.weight)
-        for engine in settings.engines
+        RoutedEngine(entry.name, _repaired(OpenAIHttpEngine(entry, settings.foundry_ai)), weight=entry.weight)
+        for entry in settings.engines
     ]
     return Router([first, *others], settings.model_aliases, patience_s=settings.foundry_ai.first_byte_timeout_s)
+
+
+def _repaired(engine: FoundryLocalEngine | OpenAIHttpEngine) -> RepairingEngine:
+    """The engine with what its kind does otherwise than OpenAI's API made good."""
+    return RepairingEngine(engine, lambda: known_profile(engine.kind))

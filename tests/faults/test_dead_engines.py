@@ -49,19 +49,22 @@ def running(generation: str, home: Path, **more: Any) -> Any:
 
 
 def test_a_dead_engine_costs_nothing_once_it_is_known_and_the_answer_says_who_gave_it(tmp_path: Path) -> None:
-    with running("gen3", tmp_path / "a") as first, running("gen3", tmp_path / "b") as second:
-        with gateway_over(tmp_path, first.url, second.url) as gateway:
-            normal = _milliseconds(gateway, f"second::{MODEL}")
-            first.crash()
-            answer = ask(gateway.url, CHAT, body())
-            assert answer.status == 200, answer.body
-            assert answer.headers["x-foundry-engine"] == "second"
-            assert answer.headers["x-foundry-fallback"].startswith(f"foundry::{MODEL}: ")
-            with event_stream(gateway.url, CHAT, body()) as stream:
-                assert stream.headers["x-foundry-engine"] == "second"
-            eventually_sync(lambda: engines(gateway)[0]["state"] == "crashed", timeout_s=10)
-            fallen = _milliseconds(gateway, "chain")
-            assert fallen - normal < 2.0, (fallen, normal)
+    with (
+        running("gen3", tmp_path / "a") as first,
+        running("gen3", tmp_path / "b") as second,
+        gateway_over(tmp_path, first.url, second.url) as gateway,
+    ):
+        normal = _milliseconds(gateway, f"second::{MODEL}")
+        first.crash()
+        answer = ask(gateway.url, CHAT, body())
+        assert answer.status == 200, answer.body
+        assert answer.headers["x-foundry-engine"] == "second"
+        assert answer.headers["x-foundry-fallback"].startswith(f"foundry::{MODEL}: ")
+        with event_stream(gateway.url, CHAT, body()) as stream:
+            assert stream.headers["x-foundry-engine"] == "second"
+        eventually_sync(lambda: engines(gateway)[0]["state"] == "crashed", timeout_s=10)
+        fallen = _milliseconds(gateway, "chain")
+        assert fallen - normal < 2.0, (fallen, normal)
 
 
 def _milliseconds(gateway: ProductProcess, model: str) -> float:
@@ -75,16 +78,19 @@ def _milliseconds(gateway: ProductProcess, model: str) -> float:
 
 
 def test_a_wedged_engine_is_left_out_as_soon_as_it_is_known(tmp_path: Path) -> None:
-    with running("gen3", tmp_path / "a") as first, running("gen3", tmp_path / "b") as second:
-        with gateway_over(tmp_path, first.url, second.url) as gateway:
-            first.freeze()
-            eventually_sync(lambda: engines(gateway)[0]["state"] == "wedged", timeout_s=30)
-            began = time.monotonic()
-            assert ask(gateway.url, CHAT, body()).headers["x-foundry-engine"] == "second"
-            assert time.monotonic() - began < 1.0
-            first.thaw()
-            eventually_sync(lambda: engines(gateway)[0]["state"] == "ready", timeout_s=30)
-            assert ask(gateway.url, CHAT, body()).headers["x-foundry-engine"] == "foundry"
+    with (
+        running("gen3", tmp_path / "a") as first,
+        running("gen3", tmp_path / "b") as second,
+        gateway_over(tmp_path, first.url, second.url) as gateway,
+    ):
+        first.freeze()
+        eventually_sync(lambda: engines(gateway)[0]["state"] == "wedged", timeout_s=30)
+        began = time.monotonic()
+        assert ask(gateway.url, CHAT, body()).headers["x-foundry-engine"] == "second"
+        assert time.monotonic() - began < 1.0
+        first.thaw()
+        eventually_sync(lambda: engines(gateway)[0]["state"] == "ready", timeout_s=30)
+        assert ask(gateway.url, CHAT, body()).headers["x-foundry-engine"] == "foundry"
 
 
 def test_a_cold_model_is_waited_for_with_signs_of_life_and_no_breaker_opens(tmp_path: Path) -> None:
@@ -105,14 +111,17 @@ def test_a_cold_model_is_waited_for_with_signs_of_life_and_no_breaker_opens(tmp_
 
 def test_an_engine_that_says_that_it_is_loading_is_asked_again(tmp_path: Path) -> None:
     cold = [f"{MODEL},alias=phi-x,state=cached"]
-    with running_double("gen3", tmp_path / "a", models=cold) as first, running("gen3", tmp_path / "b") as second:
-        with gateway_over(tmp_path, first.url, second.url, fastapi_server={"keepalive_s": 0.3}) as gateway:
-            _refuse_for(first, 2.0)
-            with event_stream(gateway.url, CHAT, body(f"foundry::{MODEL}")) as stream:
-                raw = stream.text()
-            assert ": keep-alive" in raw
-            assert raw.endswith("data: [DONE]\n\n")
-            assert engines(gateway)[0]["breaker"] == "closed"
+    with (
+        running_double("gen3", tmp_path / "a", models=cold) as first,
+        running("gen3", tmp_path / "b") as second,
+        gateway_over(tmp_path, first.url, second.url, fastapi_server={"keepalive_s": 0.3}) as gateway,
+    ):
+        _refuse_for(first, 2.0)
+        with event_stream(gateway.url, CHAT, body(f"foundry::{MODEL}")) as stream:
+            raw = stream.text()
+        assert ": keep-alive" in raw
+        assert raw.endswith("data: [DONE]\n\n")
+        assert engines(gateway)[0]["breaker"] == "closed"
 
 
 def _refuse_for(double: RunningDouble, seconds: float) -> None:

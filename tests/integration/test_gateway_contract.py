@@ -149,7 +149,7 @@ def test_no_error_shows_the_inside(shared_gateway: ProductProcess) -> None:
         chat(shared_gateway, model="no-such-model"),
         chat(shared_gateway, messages=[{"role": "user", "content": "word " * 20_000}]),
         ask(shared_gateway.url, "/v1/embeddings", {"model": MODEL, "input": "x"}),
-        chat(shared_gateway, n=3),
+        chat(shared_gateway, logprobs=True),
     ]
     for answer in answers:
         assert answer.status >= 400

@@ -14,6 +14,7 @@ from fastapi_foundry.engines.discovery import Discovery
 from fastapi_foundry.engines.drivers import driver_of
 from fastapi_foundry.engines.http_client import HttpClient
 from fastapi_foundry.engines.own_service import OwnService
+from fastapi_foundry.engines.probe import EngineKind
 from fastapi_foundry.engines.supervisor import Supervisor
 from fastapi_foundry.engines.transport import Patience, Transport
 from fastapi_foundry.errors import InvalidInputError, ModelNotFoundError
@@ -57,6 +58,11 @@ class FoundryLocalEngine:
     def status(self) -> EngineStatus:
         """The last known status; never waits."""
         return self._transport.status
+
+    @property
+    def kind(self) -> EngineKind:
+        """What it is; meaningful once it is ready."""
+        return self._transport.supervisor.kind
 
     async def start(self) -> None:
         """Begin discovery and supervision in the background; returns at once."""

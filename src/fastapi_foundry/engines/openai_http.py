@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from fastapi_foundry.engines.base import Call, EngineStatus, ModelCard, Reply, ReplyStream
 from fastapi_foundry.engines.drivers import driver_of
 from fastapi_foundry.engines.http_client import HttpClient
+from fastapi_foundry.engines.probe import EngineKind
 from fastapi_foundry.engines.supervisor import Supervisor
 from fastapi_foundry.engines.transport import Patience, Transport
 from fastapi_foundry.errors import ConfigurationError
@@ -51,6 +52,11 @@ class OpenAIHttpEngine:
     def status(self) -> EngineStatus:
         """The last known status; never waits."""
         return self._transport.status
+
+    @property
+    def kind(self) -> EngineKind:
+        """What it is; meaningful once it answered."""
+        return self._transport.supervisor.kind
 
     async def start(self) -> None:
         """Begin to watch it in the background; returns at once."""

@@ -22,6 +22,7 @@ FACTS = [
     (errors.ForbiddenError("No."), 403, 403, "Forbidden"),
     (errors.ModelUnavailableError("m", "it crashed", code="model_put_aside"), 503, 503, "Model not available"),
     (errors.QueueFullError("Full.", retry_after_s=2.4), 429, 429, "Too many requests"),
+    (errors.StructuredOutputError("Not JSON."), 422, 422, "Structured output invalid"),
     (errors.CatalogUnavailableError("Offline."), 503, 503, "Catalogue unavailable"),
     (errors.StoppingError(), 503, 503, "Server shutting down"),
     (errors.EngineFailedError("Broke."), 502, 502, "Foundry service failed"),

@@ -117,6 +117,7 @@ async def test_unknown_model_is_named(engine):
 
 @pytest.mark.parametrize(
     ("fault", "error"),
+    [("status_500", EngineFailedError), ("busy", QueueFullError)],
 )
 async def test_error_answers_become_facts_and_are_not_repeated(engine, double, fault, error):
     double.sticky_fault = fault
