@@ -17,8 +17,9 @@ from typing import Any, Final, Protocol
 import foundry_local_sdk as engine
 import orjson
 
-from fastapi_foundry.daemon import contract, frames
+from fastapi_foundry.daemon import frames
 from fastapi_foundry.daemon.engine_session import make_manager
+from fastapi_foundry.wire.engine_text import clean_engine_text
 
 __all__ = ["serve_catalog"]
 
@@ -46,7 +47,7 @@ def serve_catalog(init: dict[str, Any], read: Callable[[], dict[str, Any] | None
             catalog_urls=init["catalog_urls"],
         )
     except engine.FoundryLocalException as error:
-        writer.send(event="failed", message=contract.clean_message(str(error)))
+        writer.send(event="failed", message=clean_engine_text(str(error)))
         return
     catalog = manager.get_catalog(engine.CatalogType.PUBLIC)
     cancels: dict[int, threading.Event] = {}
@@ -71,7 +72,7 @@ def _answer(writer: Writer, request_id: int, work: Callable[[], Any], cancelled:
         data = work()
     except engine.FoundryLocalException as error:
         code = "cancelled" if cancelled.is_set() else "catalog_unavailable"
-        writer.send(event="error", id=request_id, code=code, message=contract.clean_message(str(error)))
+        writer.send(event="error", id=request_id, code=code, message=clean_engine_text(str(error)))
     except LookupError as error:
         writer.send(event="error", id=request_id, code="model_not_found", message=str(error))
     else:

@@ -6,7 +6,6 @@ and chunks are touched only where something is wrong with them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,7 +14,6 @@ from fastapi_foundry.errors import InvalidInputError
 __all__ = [
     "DEFAULT_MAX_TOKENS",
     "CallIndexes",
-    "clean_message",
     "engine_request",
     "repair_answer",
     "usage_chunk",
@@ -37,13 +35,6 @@ _KNOWN_TO_ENGINE: Final = (
     "top_k",
     "top_p",
 )
-# An example: search_options.cc line 108, then a signature in namespace fl, then "request requires 5015 total tokens".
-_SOURCE_PLACE: Final = re.compile(r"[\w./\\-]+\.(?:cc|cpp|h|hpp|cxx):\d+\s*")
-# The signature that follows such a place; it ends at the last closing parenthesis before plain words.
-_SIGNATURE: Final = re.compile(r"^.*?\bfl::.*?\((?:[^()]|\([^()]*\))*\)\s*(?:const\s*)?")
-_EXCEPTION_TAG: Final = re.compile(r"\[json\.exception\.[\w.]+\]\s*")
-_PATH: Final = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][\w.@+:-]+){2,}[\\/]?")
-_PLACE_THEN_SIGNATURE: Final = re.compile(r"[\w./\\-]+\.(?:cc|cpp|h|hpp|cxx):\d+\s+(.*)", re.DOTALL)
 
 
 def wanted_tokens(body: Mapping[str, Any]) -> int | None:
@@ -78,18 +69,6 @@ def engine_request(body: Mapping[str, Any], *, model_id: str, max_tokens: int) -
     else:
         request.pop("tool_choice", None)
     return request | {"model": model_id, "max_tokens": max_tokens}
-
-
-def clean_message(text: str) -> str:
-    """An engine's message without C++ file names, line numbers, signatures and paths."""
-    match = _PLACE_THEN_SIGNATURE.match(text)
-    if match:
-        text = match.group(1)
-        signature = _SIGNATURE.match(text)
-        if signature:
-            text = text[signature.end() :]
-    text = _EXCEPTION_TAG.sub("", _SOURCE_PLACE.sub("", text))
-    return _PATH.sub("<path>", text).strip() or "The engine gave no reason."
 
 
 def repair_answer(answer: dict[str, Any]) -> dict[str, Any]:

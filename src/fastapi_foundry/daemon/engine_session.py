@@ -24,6 +24,7 @@ from fastapi_foundry.errors import (
     EngineFailedError,
     InvalidInputError,
 )
+from fastapi_foundry.wire.engine_text import clean_engine_text
 
 __all__ = ["CancelledByClientError", "Job", "LoadedModel", "ModelSpec", "make_manager"]
 
@@ -135,7 +136,7 @@ class LoadedModel:
                 self._model = manager.get_catalog(engine.CatalogType.LOCAL).register_model(spec.path, spec.id, info)
             self._model.load()
         except engine.FoundryLocalException as error:
-            raise EngineFailedError(contract.clean_message(str(error))) from error
+            raise EngineFailedError(clean_engine_text(str(error))) from error
         self.context_length: int = spec.context_length or self._model.info.context_length or 0
 
     def chat(self, body: dict[str, Any], job: Job, emit: Callable[[bytes], None]) -> bytes | None:
@@ -309,7 +310,7 @@ class _facts(AbstractContextManager[None]):  # noqa: N801 - reads as a statement
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if not isinstance(error, engine.FoundryLocalException):
             return
-        message = contract.clean_message(str(error))
+        message = clean_engine_text(str(error))
         if error.error_code == _CANCELLED:
             raise CancelledByClientError from error
         if error.error_code == _INVALID_ARGUMENT:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from fastapi_foundry import errors
+from fastapi_foundry.wire.engine_text import clean_engine_text, shows_inside
 
 __all__ = ["ErrorResponse", "error_frame", "fact_from_error_event", "fact_from_response", "openai_error"]
 
@@ -149,9 +150,17 @@ def _read_envelope(body: bytes) -> tuple[str | None, str | None, str | None]:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None, None, None
     if isinstance(error, str):
-        return error, None, None
+        return _presentable(error), None, None
     if not isinstance(error, dict):
         return None, None, None
     texts = (error.get(key) for key in ("message", "param", "code"))
     message, param, code = (text if isinstance(text, str) else None for text in texts)
-    return message, param, code
+    return _presentable(message), param, code
+
+
+def _presentable(message: str | None) -> str | None:
+    """An engine's message without what is no client's business; None when nothing is left of it."""
+    if not message or not shows_inside(message):
+        return message
+    cleaned = clean_engine_text(message)
+    return None if shows_inside(cleaned) else cleaned

@@ -73,31 +73,6 @@ def test_both_names_of_the_limit_are_read(body: dict[str, int], wanted: int | No
     assert contract.wanted_tokens(body) == wanted
 
 
-@pytest.mark.parametrize(
-    ("raw", "clean"),
-    [
-        (
-            "search_options.cc:108 int fl::ValidateGeneratorRequestBudget(int64_t, int, int) request requires 5015 total",
-            "request requires 5015 total",
-        ),
-        (
-            "chat_session.cc:968 void fl::{anonymous}::ThrowInvalid(const std::string&) Model emitted an invalid call",
-            "Model emitted an invalid call",
-        ),
-        (
-            "chat_session.cc:1298 std::unique_ptr<fl::P> fl::{anonymous}::Prepare(const fl::Request&, const T<U>&) nothing",
-            "nothing",
-        ),
-        ("[json.exception.out_of_range.403] key 'model' not found", "key 'model' not found"),
-        ("cannot open /home/someone/models/x/model.onnx now", "cannot open <path> now"),
-        ("plain words", "plain words"),
-        ("", "The engine gave no reason."),
-    ],
-)
-def test_messages_lose_what_only_the_engines_makers_can_read(raw: str, clean: str):
-    assert contract.clean_message(raw) == clean
-
-
 def test_tool_calls_decide_the_finish_reason_of_an_answer():
     call = {"id": "c", "index": 0, "function": {"name": "f", "arguments": "{}"}}
     answer = {

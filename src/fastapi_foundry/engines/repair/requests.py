@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fastapi_foundry.engines.repair.profile import EngineProfile, ModelFacts
-from fastapi_foundry.errors import FoundryError, UnsupportedParameterError
+from fastapi_foundry.errors import ContextLengthExceededError, FoundryError, UnsupportedParameterError
 
 __all__ = ["Plan", "clamped_after", "plan_chat", "refuse_unsupported"]
 
@@ -134,7 +134,10 @@ def clamped_after(
     """The request with ``max_tokens`` clamped to the room that the context leaves, after an engine refused it.
 
     Returns:
-        None when the refusal is about something else, or there is no room at all.
+        None when the refusal is about something else.
+
+    Raises:
+        ContextLengthExceededError: There is no room at all.
     """
     text = f"{refusal.message} {refusal.context.get('engine_body', '')}"
     limit = facts.context_length or _figure(_LIMIT, text)
@@ -145,7 +148,12 @@ def clamped_after(
     if prompt is None and total is not None:
         # Without a bound of its own a request stands for 2048 tokens, as measured with Foundry Local 2.2.
         prompt = total - (asked or 2048)
-    room = limit - (prompt if prompt is not None and prompt > 0 else _most_prompt_tokens(request))
+    known = prompt is not None and prompt > 0
+    used = prompt if prompt is not None and known else _most_prompt_tokens(request)
+    if known and used >= limit:
+        model = str(request.get("model"))
+        raise ContextLengthExceededError(prompt_tokens=used, context_length=limit, model=model) from refusal
+    room = limit - used
     if room < 1 or (asked is not None and room >= asked):
         return None
     return {key: value for key, value in request.items() if key != "max_completion_tokens"} | {"max_tokens": room}

@@ -18,7 +18,7 @@ from fastapi_foundry.errors import EngineFailedError, StructuredOutputError
 from fastapi_foundry.wire.errors import fact_from_error_event
 from fastapi_foundry.wire.sse import SSEDecoder
 
-__all__ = ["ChunkRepair", "chunks_of", "repaired_events"]
+__all__ = ["ChunkRepair", "chunks_of", "joined", "repaired_events"]
 
 _MAX_KEPT_CHARS: Final = 4 * 1024 * 1024
 _ENOUGH_TO_TELL: Final = 64
@@ -61,7 +61,7 @@ class ChunkRepair:
         self._head: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
         self._usage: dict[str, Any] | None = None
-        self._chars = 0
+        self._chars = self._pieces = 0
         self.satisfied = False
 
     async def chunk(self, data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -139,6 +139,7 @@ class ChunkRepair:
     def _passing(self, content: str, state: _Choice) -> str:
         """The part of ``content`` that can go out now."""
         self._chars += len(content)
+        self._pieces += 1
         text = content if state.stop_gate is None else state.stop_gate.feed(content)
         return self._past_calls(text, state)
 
@@ -194,7 +195,7 @@ class ChunkRepair:
         found = find_calls(text, tools)
         problem = await check_calls(found, tools) if found else "the model wrote text"
         if found is None or problem:
-            if wants_call(self._plan.request):
+            if wants_call(self._plan.request) and not state.call_ids:
                 raise EngineFailedError(f"The model did not produce a valid tool call: {problem}.")
             return [self._chunk(state, {"content": text})] if text else []
         made = [self._chunk(state, {"content": found.text})] if found.text else []
@@ -236,14 +237,44 @@ class ChunkRepair:
 
     def _ended_by(self) -> str:
         limit = self._plan.request.get("max_completion_tokens") or self._plan.request.get("max_tokens")
-        used = (self._usage or {}).get("completion_tokens", 0)
+        used = (self._usage or self._estimate()).get("completion_tokens", 0)
         return "length" if limit and used >= limit else "stop"
 
     def _estimate(self) -> dict[str, int]:
         messages = self._plan.request.get("messages", ())
         prompt = max(1, sum(estimated_tokens(str(each.get("content") or "")) for each in messages))
-        completion = -(-self._chars // 4)
+        # Foundry sends a token in each chunk; a server that sends everything at once is judged by the length.
+        completion = self._pieces if self._pieces > 1 else estimated_tokens("x" * self._chars)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+async def joined(chunks: AsyncIterator[Mapping[str, Any]]) -> dict[str, Any]:
+    """The whole answer of one choice that the repaired chunks of a stream with usage make up."""
+    head: dict[str, Any] = {}
+    message: dict[str, Any] = {"role": "assistant", "content": None}
+    calls: dict[int, dict[str, Any]] = {}
+    reason: str | None = None
+    async for chunk in chunks:
+        head |= {key: value for key, value in chunk.items() if key != "choices"}
+        for choice in chunk["choices"]:
+            reason = choice["finish_reason"] or reason
+            delta = choice["delta"]
+            if delta.get("content") is not None:
+                message["content"] = (message["content"] or "") + delta["content"]
+            for call in delta.get("tool_calls") or ():
+                _join_call(calls, call)
+    if calls:
+        message["tool_calls"] = [calls[index] for index in sorted(calls)]
+    choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}]
+    return head | {"object": "chat.completion", "choices": choices}
+
+
+def _join_call(calls: dict[int, dict[str, Any]], delta: Mapping[str, Any]) -> None:
+    function = delta.get("function") or {}
+    call = calls.setdefault(delta["index"], {"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+    call["id"] = call["id"] or delta.get("id")
+    call["function"]["name"] += function.get("name") or ""
+    call["function"]["arguments"] += function.get("arguments") or ""
 
 
 def chunks_of(answer: Mapping[str, Any], *, wants_usage: bool) -> list[dict[str, Any]]:

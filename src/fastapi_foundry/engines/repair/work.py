@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -13,7 +14,7 @@ from fastapi_foundry.engines.repair import fan_out
 from fastapi_foundry.engines.repair.answers import parse_answer, repair_answer
 from fastapi_foundry.engines.repair.profile import EngineProfile
 from fastapi_foundry.engines.repair.requests import Plan
-from fastapi_foundry.engines.repair.streams import ChunkRepair, chunks_of, repaired_events
+from fastapi_foundry.engines.repair.streams import ChunkRepair, chunks_of, joined, repaired_events
 from fastapi_foundry.engines.repair.structured import StructuredFormat, ask_until_valid, is_grammar_failure
 from fastapi_foundry.engines.repair.tool_calls import with_calls
 from fastapi_foundry.engines.repair.transport import Transport
@@ -94,11 +95,32 @@ class Work:
             if left_s <= 0:
                 raise EngineTimeoutError("The engine did not answer in time.", limit_s=call.timeout_s or 0.0)
             call = replace(call, timeout_s=left_s)
+        if self._profile.usage == "missing":
+            answer = await self._ask_by_stream(request)
+            self._notes += repair_answer(answer, replace(self._plan, request=request))
+            return answer
         reply = await self._transport.post(call, request, self._profile)
         self.below, self.headers = reply.notes, reply.headers
         answer = parse_answer(reply.body)
         self._notes += repair_answer(answer, replace(self._plan, request=request))
         return answer
+
+    async def _ask_by_stream(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A whole answer put together from a stream, whose chunks count the tokens that the engine does not tell.
+
+        It also ends the engine's work when the client leaves, which such an engine does for streams alone.
+        """
+        asked = {**request, "stream": True}
+        plan = replace(self._plan, request=asked, stops=(), tools_as_text=False, structured="", wants_usage=True)
+        left_s = None if self._deadline is None else self._deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(left_s), self._transport.stream(self._call, asked, self._profile) as source:
+                self.below, self.headers = source.notes, source.headers
+                async with aclosing(repaired_events(aiter(source), ChunkRepair(plan))) as events:
+                    return await joined(events)
+        except TimeoutError as error:
+            limit_s = self._call.timeout_s or 0.0
+            raise EngineTimeoutError(f"The engine did not answer within {limit_s:g} s.", limit_s=limit_s) from error
 
     @asynccontextmanager
     async def _open_choice(self, index: int) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:

@@ -6,7 +6,12 @@ import pytest
 
 from fastapi_foundry.engines.repair.profile import CONFORMING, KNOWN_PROFILES, EngineProfile, ModelFacts, known_profile
 from fastapi_foundry.engines.repair.requests import clamped_after, plan_chat
-from fastapi_foundry.errors import EngineFailedError, InvalidInputError, UnsupportedParameterError
+from fastapi_foundry.errors import (
+    ContextLengthExceededError,
+    EngineFailedError,
+    InvalidInputError,
+    UnsupportedParameterError,
+)
 
 PLAIN = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 IMAGE = [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": "data:x"}}]
@@ -137,9 +142,11 @@ def test_other_refusals_are_not_about_the_limit(refusal):
     assert clamped_after(PLAIN | {"max_tokens": 10}, refusal) is None
 
 
-def test_prompt_that_fills_the_context_is_left_to_the_engine_to_refuse():
+def test_prompt_that_fills_the_context_is_an_error_with_both_numbers():
     refusal = InvalidInputError("maximum context length is 100 tokens; your messages resulted in 120 tokens")
-    assert clamped_after(PLAIN | {"max_tokens": 10}, refusal) is None
+    with pytest.raises(ContextLengthExceededError) as caught:
+        clamped_after(PLAIN | {"max_tokens": 10}, refusal)
+    assert (caught.value.prompt_tokens, caught.value.context_length) == (120, 100)
 
 
 @pytest.mark.parametrize("kind", sorted(KNOWN_PROFILES))
