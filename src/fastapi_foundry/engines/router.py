@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -70,23 +70,29 @@ class RoutedEngine:
         """Whether it is worth a try while there are others."""
         return self.breaker.allows() and self.engine.status.state.is_usable
 
-    @contextlib.contextmanager
-    def lease(self) -> Iterator[None]:
-        """One request is with it; how that ends tells the breaker."""
-        self.active += 1
-        self.breaker.begin()
-        try:
-            yield
-        except FoundryError as fact:
-            self.breaker.failed(fact)
-            raise
-        except BaseException:
-            self.breaker.abandoned()
-            raise
+    def lease(self) -> _Lease:
+        """One request is with it for as long as the block lasts; how that ends tells the breaker."""
+        return _Lease(self)
+
+
+class _Lease:
+    __slots__ = ("_routed",)
+
+    def __init__(self, routed: RoutedEngine) -> None:
+        self._routed = routed
+
+    def __enter__(self) -> None:
+        self._routed.active += 1
+        self._routed.breaker.begin()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._routed.active -= 1
+        if error is None:
+            self._routed.breaker.succeeded()
+        elif isinstance(error, FoundryError):
+            self._routed.breaker.failed(error)
         else:
-            self.breaker.succeeded()
-        finally:
-            self.active -= 1
+            self._routed.breaker.abandoned()
 
 
 class _Way:
@@ -122,7 +128,9 @@ class _Way:
             self._groups.pop(0)
         if self._groups:
             group = self._groups[0]
-            best = min(group, key=self._rank) if len(group) > 1 or len(self._groups) > 1 else group[0]
+            if len(group) == len(self._groups) == 1:
+                return group.pop()
+            best = min(group, key=self._rank)
             if self._engines[best.engine].allows() or not self._has_better():
                 if len(group) > 1:
                     self._take_turn(group, best)
@@ -292,7 +300,8 @@ class Router:
             except _WORTH_ANOTHER as fact:
                 way.failed(target, fact)
                 continue
-            return replace(reply, notes=way.notes(target, reply.notes))
+            notes = way.notes(target, reply.notes)
+            return reply if notes is reply.notes else replace(reply, notes=notes)
         raise way.failure
 
     @contextlib.asynccontextmanager

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from fastapi_foundry.engines.base import ModelCard
 from fastapi_foundry.errors import ModelNotFoundError
 from fastapi_foundry.settings import QUALIFIER, ModelRouteSettings, route_groups
 
 __all__ = ["RouteTable", "Target"]
+
+# A qualified name may be anything that a client makes up.
+_MOST_NAMES_KEPT: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,13 @@ class RouteTable:
     aliases: Mapping[str, ModelRouteSettings]
     cards: dict[str, list[ModelCard]] = field(default_factory=dict)
     _bare: dict[str, list[Target]] = field(default_factory=dict)
+    _groups: dict[str, list[list[Target]]] = field(default_factory=dict)
 
     def update(self, engine: str, cards: Iterable[ModelCard]) -> None:
         """Take over an engine's list."""
         self.cards[engine] = list(cards)
         self._bare = {}
+        self._groups.clear()
         for name, listed in self.cards.items():
             for card in listed:
                 for known in _names(card):
@@ -57,13 +63,21 @@ class RouteTable:
                         targets.append(Target(name, card.id if known in card.names else known))
 
     def groups(self, name: str) -> list[list[Target]]:
-        """The targets of ``name``: replicas within a group, fallbacks from group to group; never empty.
+        """The targets of ``name``: replicas within a group, fallbacks from group to group; never empty, not to be changed.
 
         What an alias mentions and no engine has now is left out.
 
         Raises:
             ModelNotFoundError: Nothing is left, or a bare name is that of several engines' models.
         """
+        known = self._groups.get(name)
+        if known is None:
+            known = self._find_groups(name)
+            if len(self._groups) < _MOST_NAMES_KEPT:
+                self._groups[name] = known
+        return known
+
+    def _find_groups(self, name: str) -> list[list[Target]]:
         if name not in self.aliases:
             return [[self._one(name)]]
         found: list[list[Target]] = []

@@ -12,7 +12,7 @@ import orjson
 from fastapi_foundry.engines.base import Call, Engine, EngineStatus, ModelCard, Notes, Reply, ReplyStream
 from fastapi_foundry.engines.repair.completions import complete_text, stream_text
 from fastapi_foundry.engines.repair.profile import EngineProfile, ModelFacts
-from fastapi_foundry.engines.repair.requests import Plan, plan_chat, refuse_unsupported
+from fastapi_foundry.engines.repair.requests import Plan, is_plain, passes_plain_requests, plan_chat, refuse_unsupported
 from fastapi_foundry.engines.repair.structured import prepare_format
 from fastapi_foundry.engines.repair.transport import FrameStream, Transport, noted
 from fastapi_foundry.engines.repair.work import Work
@@ -48,6 +48,8 @@ class RepairingEngine:
         self._facts = facts or self._remembered
         self._models: dict[str, ModelFacts] = {}
         self._transport = Transport(engine, self._facts)
+        self._judged: EngineProfile | None = None
+        self._passes_plain = False
 
     @property
     def status(self) -> EngineStatus:
@@ -127,6 +129,10 @@ class RepairingEngine:
 
     def _plan(self, call: Call, profile: EngineProfile) -> Plan | None:
         if call.path == _CHAT:
+            if profile is not self._judged:
+                self._judged, self._passes_plain = profile, passes_plain_requests(profile)
+            if self._passes_plain and is_plain(call.parsed):
+                return None
             return plan_chat(call.parsed, profile, self._facts(call.model))
         if call.path == _COMPLETIONS:
             refuse_unsupported(call.parsed, profile)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from fastapi_foundry.engines.repair.profile import EngineProfile, ModelFacts
 from fastapi_foundry.errors import ContextLengthExceededError, FoundryError, UnsupportedParameterError
 
-__all__ = ["Plan", "clamped_after", "plan_chat", "refuse_unsupported"]
+__all__ = ["Plan", "clamped_after", "is_plain", "passes_plain_requests", "plan_chat", "refuse_unsupported"]
 
 _UNKNOWN_MODEL: Final = ModelFacts()
 # A token of the tokenizers in use is rarely shorter than this on average; JSON around each message included.
@@ -74,6 +74,42 @@ class _Draft:
     def drop(self, what: str, *keys: str) -> None:
         self.request = {key: value for key, value in self.request.items() if key not in keys}
         self.alterations.append(what)
+
+
+_PLAIN_KEYS: Final = frozenset(
+    {"model", "messages", "max_tokens", "seed", "stream", "stream_options", "temperature", "top_p", "user"}
+)
+_PLAIN_REQUEST: Final[dict[str, Any]] = {
+    "model": "x",
+    "messages": [
+        {"role": "system", "content": "x"},
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "x"},
+    ],
+    "max_tokens": 1,
+    "seed": 1,
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "user": "x",
+}
+
+
+def is_plain(request: Mapping[str, Any]) -> bool:
+    """Whether a request uses nothing but what every chat does; one look, since nearly all of them are so."""
+    if not request.keys() <= _PLAIN_KEYS:
+        return False
+    return all(
+        message.get("role") != "developer" and type(message.get("content")) is str for message in request["messages"]
+    )
+
+
+def passes_plain_requests(profile: EngineProfile) -> bool:
+    """Whether plain requests, streamed or not, and their answers need nothing at this engine."""
+    for stream in (False, True):
+        plan = plan_chat({**_PLAIN_REQUEST, "stream": stream}, profile)
+        if plan.touches_answer or plan.alterations:
+            return False
+    return True
 
 
 def plan_chat(request: Mapping[str, Any], profile: EngineProfile, facts: ModelFacts = _UNKNOWN_MODEL) -> Plan:

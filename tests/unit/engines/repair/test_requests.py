@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fastapi_foundry.engines.repair.profile import CONFORMING, KNOWN_PROFILES, EngineProfile, ModelFacts, known_profile
-from fastapi_foundry.engines.repair.requests import clamped_after, plan_chat
+from fastapi_foundry.engines.repair.requests import clamped_after, is_plain, passes_plain_requests, plan_chat
 from fastapi_foundry.errors import (
     ContextLengthExceededError,
     EngineFailedError,
@@ -164,3 +164,27 @@ def test_unknown_kind_is_an_openai_server_and_bad_values_are_refused():
     assert known_profile("gen3").changed(n="native").n == "native"
     assert CONFORMING.departures() == ()
     assert "n" in known_profile("gen3").departures()
+
+
+@pytest.mark.parametrize(("kind", "passes"), [("ours", True), ("openai", True), ("gen3", False), ("gen1", False)])
+def test_plain_requests_pass_where_nothing_about_them_needs_repair(kind, passes):
+    assert passes_plain_requests(known_profile(kind)) is passes
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"n": 2},
+        {"stop": "x"},
+        {"tools": []},
+        {"response_format": {"type": "text"}},
+        {"logprobs": True},
+        {"messages": [{"role": "developer", "content": "x"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": []}]},
+    ],
+)
+def test_a_request_that_may_need_something_is_not_plain(more):
+    plain = {"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 1, "stream": True}
+    assert is_plain(plain)
+    assert not is_plain(plain | more)
