@@ -9,7 +9,9 @@ from fastapi_foundry.engines.base import Engine
 from fastapi_foundry.engines.foundry_local import FoundryLocalEngine
 from fastapi_foundry.engines.openai_http import OpenAIHttpEngine
 from fastapi_foundry.engines.repair.engine import RepairingEngine
+from fastapi_foundry.engines.repair.learning import LearnedProfile
 from fastapi_foundry.engines.repair.profile import known_profile
+from fastapi_foundry.engines.repair.profile_cache import ProfileCache
 from fastapi_foundry.engines.router import RoutedEngine, Router
 from fastapi_foundry.services.batches import BatchesService
 from fastapi_foundry.services.health import HealthService
@@ -52,14 +54,17 @@ def build_engine(settings: Settings, *, foundry: Engine | None = None, config_pa
     Raises:
         ConfigurationError: An engine's key is not where the settings say.
     """
-    first = RoutedEngine(FOUNDRY, foundry or _repaired(FoundryLocalEngine(settings, config_path=config_path)))
+    first = RoutedEngine(FOUNDRY, foundry or _repaired(FoundryLocalEngine(settings, config_path=config_path), settings))
     others = [
-        RoutedEngine(entry.name, _repaired(OpenAIHttpEngine(entry, settings.foundry_ai)), weight=entry.weight)
+        RoutedEngine(entry.name, _repaired(OpenAIHttpEngine(entry, settings.foundry_ai), settings), weight=entry.weight)
         for entry in settings.engines
     ]
     return Router([first, *others], settings.model_aliases, patience_s=settings.foundry_ai.first_byte_timeout_s)
 
 
-def _repaired(engine: FoundryLocalEngine | OpenAIHttpEngine) -> RepairingEngine:
-    """The engine with what its kind does otherwise than OpenAI's API made good."""
-    return RepairingEngine(engine, lambda: known_profile(engine.kind))
+def _repaired(engine: FoundryLocalEngine | OpenAIHttpEngine, settings: Settings) -> RepairingEngine:
+    """The engine with what it does otherwise than OpenAI's API made good."""
+    if not settings.foundry_ai.probe_engines:
+        return RepairingEngine(engine, lambda: known_profile(engine.kind))
+    cache = ProfileCache(settings.home / "engine-profiles.json")
+    return RepairingEngine(engine, LearnedProfile(engine, lambda: engine.kind, cache))

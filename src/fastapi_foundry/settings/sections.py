@@ -101,6 +101,11 @@ class FoundryAISettings(_Section):
     discovery: bool = Field(
         default=True, description="Look for a running Foundry (daemon file, CLI, port scan) before one is started."
     )
+    probe_engines: bool = Field(
+        default=True,
+        description="After the first answer of an engine other than our own, find out by some twenty small requests what "
+        "it does otherwise than OpenAI's API; kept in `engine-profiles.json` in `home`.",
+    )
 
 
 class FastAPIServerSettings(_Section):

@@ -11,6 +11,7 @@ import orjson
 
 from fastapi_foundry.engines.base import Call, Engine, EngineStatus, ModelCard, Notes, Reply, ReplyStream
 from fastapi_foundry.engines.repair.completions import complete_text, stream_text
+from fastapi_foundry.engines.repair.learning import LearnedProfile
 from fastapi_foundry.engines.repair.profile import EngineProfile, ModelFacts
 from fastapi_foundry.engines.repair.requests import Plan, is_plain, passes_plain_requests, plan_chat, refuse_unsupported
 from fastapi_foundry.engines.repair.structured import prepare_format
@@ -32,7 +33,8 @@ class RepairingEngine:
 
     Args:
         engine: What is repaired; owned from here on.
-        profile: How it behaves, as far as is known by now; asked for every request.
+        profile: How it behaves, as far as is known by now; asked for every request. A ``LearnedProfile`` is told of
+            answers too, and closed with the engine.
         facts: What is known of a model by its name. Without it, the lists of models that pass by are remembered.
     """
 
@@ -48,6 +50,7 @@ class RepairingEngine:
         self._facts = facts or self._remembered
         self._models: dict[str, ModelFacts] = {}
         self._transport = Transport(engine, self._facts)
+        self._learned = profile if isinstance(profile, LearnedProfile) else None
         self._judged: EngineProfile | None = None
         self._passes_plain = False
 
@@ -62,6 +65,8 @@ class RepairingEngine:
 
     async def aclose(self) -> None:
         """Close the engine underneath."""
+        if self._learned is not None:
+            await self._learned.aclose()
         await self._engine.aclose()
 
     async def wait_ready(self, timeout_s: float) -> None:
@@ -89,7 +94,11 @@ class RepairingEngine:
             UnsupportedParameterError: What is asked for cannot be honoured here.
             StructuredOutputError: No answer kept to the format that was asked for.
         """
-        profile = self._profile()
+        reply = await self._post(call, self._profile())
+        self._note_answer(call)
+        return reply
+
+    async def _post(self, call: Call, profile: EngineProfile) -> Reply:
         if call.path == _COMPLETIONS and profile.completions == "missing":
             body = await complete_text(call, lambda chat: self.post(replace(call, path=_CHAT).with_parsed(chat)))
             return Reply(body, notes=_BY_CHAT)
@@ -115,6 +124,7 @@ class RepairingEngine:
         plan = self._plan(call, profile)
         if plan is None or not plan.touches_answer:
             async with self._transport.stream(call, _changed(call, plan), profile) as source:
+                self._note_answer(call)
                 if plan is None or not plan.alterations:
                     yield source
                 else:
@@ -124,8 +134,13 @@ class RepairingEngine:
         form = await prepare_format(plan.request, profile) if plan.structured else None
         work = Work(self._transport, call, plan, profile, form)
         async with _opened(work.frames()) as made:
+            self._note_answer(call)
             made.headers, made.notes = work.headers, work.notes
             yield made
+
+    def _note_answer(self, call: Call) -> None:
+        if self._learned is not None and call.path == _CHAT:
+            self._learned.answered(call.model)
 
     def _plan(self, call: Call, profile: EngineProfile) -> Plan | None:
         if call.path == _CHAT:
