@@ -134,6 +134,7 @@ async def test_when_its_port_moves_it_is_found_again_and_the_request_is_repeated
             assert engine.status.url == double.url
 
 
+@pytest.mark.parametrize("double", ["gen3"], indirect=True)  # the same supervisor watches all of them
 async def test_a_wedged_service_is_reported_and_never_ended(double, tmp_path):
     async with adapter(tmp_path, double.url) as engine:
         double.freeze()

@@ -26,6 +26,7 @@ __all__ = ["router"]
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 _ERRORS: Final = openai_errors(400, 404, 413, 429, 502, 503, 504)
+_CHAT_ERRORS: Final = _ERRORS | openai_errors(422)
 _CHAT_EXAMPLES: Final = {
     "Ask": {"model": "foundry-demo:1", "messages": [{"role": "user", "content": "What are you?"}]},
     "Ask for a stream": {
@@ -39,7 +40,7 @@ _CHAT_EXAMPLES: Final = {
 
 @router.post(
     "/chat/completions",
-    responses=event_stream("The answer, or with `stream` its chunks and `data: [DONE]`.") | _ERRORS,
+    responses=event_stream("The answer, or with `stream` its chunks and `data: [DONE]`.") | _CHAT_ERRORS,
     openapi_extra=json_body(ChatCompletionRequest, _CHAT_EXAMPLES),
 )
 async def create_chat_completion(request: Request) -> Response:
