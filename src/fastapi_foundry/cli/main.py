@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from fastapi_foundry import errors
-from fastapi_foundry.cli import chat, exits, model, serve, service, status
+from fastapi_foundry.cli import chat, conformance, exits, model, serve, service, status
 from fastapi_foundry.cli.options import Invocation
 from fastapi_foundry.cli.terminal import clean_line, error_document
 
@@ -82,6 +82,7 @@ def build_app(*, decorated: bool = False) -> typer.Typer:
     app.add_typer(model.build(markup), name="model")
     app.command("chat")(chat.chat)
     app.command("status")(status.status)
+    app.command("conformance")(conformance.conformance)
     app.command("version")(status.version)
     return app
 

@@ -16,6 +16,7 @@ from fastapi_foundry.wire.errors import fact_from_error_event
 
 __all__ = [
     "complete_call",
+    "estimated_prompt_tokens",
     "estimated_tokens",
     "new_id",
     "parse_answer",
@@ -96,6 +97,17 @@ def estimated_tokens(text: str) -> int:
     return -(-len(text) // _CHARS_PER_TOKEN)
 
 
+def estimated_prompt_tokens(request: Mapping[str, Any]) -> int:
+    """About how many tokens the messages of a request have; at least one."""
+    return max(1, sum(estimated_tokens(_text_of(each.get("content"))) for each in request.get("messages", ())))
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return str(content or "")
+
+
 def complete_call(call: dict[str, Any]) -> dict[str, Any]:
     """A tool call with an id, a type and arguments that are text; in place and returned."""
     call["id"] = call.get("id") or f"call_{secrets.token_hex(12)}"
@@ -148,6 +160,6 @@ def _cut_at_stop(choice: dict[str, Any], stops: tuple[str, ...]) -> bool:
 
 def _estimated_usage(answer: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, int]:
     texts = (str(choice["message"].get("content") or "") for choice in answer["choices"])
-    prompt = max(1, sum(estimated_tokens(str(each.get("content") or "")) for each in request.get("messages", ())))
+    prompt = estimated_prompt_tokens(request)
     completion = sum(estimated_tokens(text) for text in texts)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -223,6 +223,9 @@ class _Probe:
         system = {"role": "system", "content": "Answer in one word."}
         told, _ = await self._try(messages=[system, *_HELLO])
         developer, refusal = await self._try(messages=[{**system, "role": "developer"}, *_HELLO])
+        if developer is not None and (told is None or text_in(told) == self._text):
+            self._found("developer_role", self._start.developer_role, "a system message changes nothing here")
+            return
         same = told is not None and developer is not None and text_in(told) == text_in(developer)
         self._found("developer_role", support(developer, same), refusal or f"as system: {'yes' if same else 'no'}")
 

@@ -9,7 +9,13 @@ from typing import Any, Final
 
 import orjson
 
-from fastapi_foundry.engines.repair.answers import complete_call, estimated_tokens, new_id, usage_of
+from fastapi_foundry.engines.repair.answers import (
+    complete_call,
+    estimated_prompt_tokens,
+    estimated_tokens,
+    new_id,
+    usage_of,
+)
 from fastapi_foundry.engines.repair.requests import Plan
 from fastapi_foundry.engines.repair.structured import StructuredFormat
 from fastapi_foundry.engines.repair.text_gate import TextGate
@@ -88,6 +94,11 @@ class ChunkRepair:
             made += await self._choice(choice)
         self.satisfied = bool(self._plan.stops) and self.ended
         return made
+
+    @property
+    def estimates_usage(self) -> bool:
+        """Whether the engine has told no token counts so far."""
+        return self._usage is None
 
     @property
     def ended(self) -> bool:
@@ -241,8 +252,7 @@ class ChunkRepair:
         return "length" if limit and used >= limit else "stop"
 
     def _estimate(self) -> dict[str, int]:
-        messages = self._plan.request.get("messages", ())
-        prompt = max(1, sum(estimated_tokens(str(each.get("content") or "")) for each in messages))
+        prompt = estimated_prompt_tokens(self._plan.request)
         # Foundry sends a token in each chunk; a server that sends everything at once is judged by the length.
         completion = self._pieces if self._pieces > 1 else estimated_tokens("x" * self._chars)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

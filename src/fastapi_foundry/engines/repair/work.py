@@ -116,8 +116,12 @@ class Work:
         try:
             async with asyncio.timeout(left_s), self._transport.stream(self._call, asked, self._profile) as source:
                 self.below, self.headers = source.notes, source.headers
-                async with aclosing(repaired_events(aiter(source), ChunkRepair(plan))) as events:
-                    return await joined(events)
+                repair = ChunkRepair(plan)
+                async with aclosing(repaired_events(aiter(source), repair)) as events:
+                    answer = await joined(events)
+                if repair.estimates_usage:
+                    self._notes.append("usage: counted from the chunks")
+                return answer
         except TimeoutError as error:
             limit_s = self._call.timeout_s or 0.0
             raise EngineTimeoutError(f"The engine did not answer within {limit_s:g} s.", limit_s=limit_s) from error
