@@ -63,6 +63,8 @@ def test_a_dead_engine_costs_nothing_once_it_is_known_and_the_answer_says_who_ga
         with event_stream(gateway.url, CHAT, body()) as stream:
             assert stream.headers["x-foundry-engine"] == "second"
         eventually_sync(lambda: engines(gateway)[0]["state"] == "crashed", timeout_s=10)
+        told = cli_in_a_pipe(gateway.home, "status", env={"FASTAPI_FOUNDRY_CONFIG": str(tmp_path / "config.json")}).out
+        assert [word in told for word in ("Engines of the gateway:", "crashed", "second", "closed")] == [True] * 4, told
         fallen = _milliseconds(gateway, "chain")
         assert fallen - normal < 2.0, (fallen, normal)
 

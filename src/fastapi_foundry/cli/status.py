@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from fastapi_foundry import __version__
+from fastapi_foundry import __version__, errors
 from fastapi_foundry.cli import exits
 from fastapi_foundry.cli.options import JsonFlag, invocation
 from fastapi_foundry.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from fastapi_foundry.cli.background import FoundService
+    from fastapi_foundry.cli.gateway import FoundGateway
     from fastapi_foundry.settings import Settings
 
 __all__ = ["status", "version"]
@@ -41,12 +42,14 @@ def status(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     with terminal.waiting("Looking for engines"):
         search = look_for_engine(settings)
     models = local_models(ctx)
+    engines = _engines(gateway)
     remedies = _remedies(settings, engine_found=service is not None or search.url is not None, gateway=bool(gateway))
     terminal.document(
         {
             "gateway": {"running": True, "url": gateway.url, **gateway.health} if gateway else {"running": False},
             "service": {"running": True, **service.status, "url": service.url} if service else {"running": False},
             "engine": {"url": search.url, "found_by": search.found_by} if search.url else None,
+            "engines": engines,
             "models": models,
             "default_model": settings.foundry_ai.default_model,
             "discovery": [dict(zip(("step", "address", "outcome"), step, strict=True)) for step in search.tried],
@@ -64,12 +67,30 @@ def status(ctx: typer.Context, as_json: JsonFlag = False) -> None:
             ("Home", settings.home),
         ]
     )
+    if len(engines) > 1:
+        terminal.say("\nEngines of the gateway:")
+        rows = [
+            [str(entry.get(key) or "") for key in ("name", "url", "state", "breaker", "reason")] for entry in engines
+        ]
+        terminal.table(("NAME", "ADDRESS", "STATE", "BREAKER", "REASON"), rows)
     terminal.say("\nHow it was looked for:")
     terminal.table(("STEP", "ADDRESS", "OUTCOME"), [(_words(step), where, what) for step, where, what in search.tried])
     for remedy in remedies:
         terminal.say(f"\n{remedy}")
     if service is None and search.url is None:
         raise typer.Exit(exits.NOT_RUNNING)
+
+
+def _engines(gateway: FoundGateway | None) -> list[dict[str, Any]]:
+    """Every engine of the running gateway; none where it does not tell."""
+    if gateway is None:
+        return []
+    try:
+        told = gateway.api().get("/api/v1/foundry/status")
+    except errors.FoundryError:
+        return []
+    engines = told.get("engines") if isinstance(told, dict) else None
+    return [entry for entry in engines if isinstance(entry, dict)] if isinstance(engines, list) else []
 
 
 def _words(name: str) -> str:
