@@ -59,7 +59,12 @@ def build_engine(settings: Settings, *, foundry: Engine | None = None, config_pa
         RoutedEngine(entry.name, _repaired(OpenAIHttpEngine(entry, settings.foundry_ai), settings), weight=entry.weight)
         for entry in settings.engines
     ]
-    return Router([first, *others], settings.model_aliases, patience_s=settings.foundry_ai.first_byte_timeout_s)
+    return Router(
+        [first, *others],
+        settings.model_aliases,
+        patience_s=settings.foundry_ai.first_byte_timeout_s,
+        ready_s=settings.foundry_service.start_timeout_s,
+    )
 
 
 def _repaired(engine: FoundryLocalEngine | OpenAIHttpEngine, settings: Settings) -> RepairingEngine:

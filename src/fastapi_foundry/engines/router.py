@@ -208,6 +208,7 @@ class Router:
         engines: In the order of preference; the first is Foundry Local.
         aliases: Names of one's own, checked already.
         patience_s: How long a model may be loading before a request for it fails, in seconds.
+        ready_s: How long a request waits for Foundry Local to be started, in seconds.
         clock: Monotonic seconds.
     """
 
@@ -217,11 +218,13 @@ class Router:
         aliases: Mapping[str, ModelRouteSettings],
         *,
         patience_s: float,
+        ready_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engines = {routed.name: routed for routed in engines}
         self._table = RouteTable(aliases, {name: [] for name in self._engines})
         self._patience_s = patience_s
+        self._ready_s = ready_s
         self._clock = clock
 
     @property
@@ -327,9 +330,21 @@ class Router:
         try:
             groups = self._table.groups(call.model)
         except ModelNotFoundError:
-            await self.list_models()
+            await self._learn_names()
             groups = self._table.groups(call.model)
         return _Way(self._engines, groups, call, self._patience_s, self._clock)
+
+    async def _learn_names(self) -> None:
+        """Ask the engines for their models; before any of them can tell, wait for Foundry Local to be ready.
+
+        Raises:
+            EngineUnavailableError: It does not become ready in time.
+        """
+        try:
+            await self.list_models()
+        except EngineError:
+            await self.wait_ready(self._ready_s)
+            await self.list_models()
 
     async def _list(self, routed: RoutedEngine) -> list[ModelCard]:
         status = routed.engine.status

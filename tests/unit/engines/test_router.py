@@ -79,6 +79,19 @@ async def test_a_name_that_came_since_the_last_list_is_found() -> None:
     assert (await made.post(call("late:1"))).body
 
 
+async def test_a_request_before_the_engine_has_started_waits_for_it() -> None:
+    class Starting(FakeEngine):
+        async def wait_ready(self, timeout_s: float) -> None:
+            assert timeout_s == 30.0
+            self.list_error = None
+
+    starting = Starting(cards=[ModelCard("m:1", 1, "tests")], list_error=EngineUnavailableError("it is starting"))
+    made = router({"fast": "m:1"}, foundry=starting)
+    assert (await made.post(call("fast"))).body
+    starting.list_error = EngineUnavailableError("gone")
+    assert (await made.post(call("m:1"))).body  # a name that is known needs no list
+
+
 async def test_an_engine_that_does_not_answer_keeps_its_last_list_and_the_others_go_on() -> None:
     first, second = engine("m:1"), engine("n:1")
     made = router(foundry=first, b=second)
