@@ -54,7 +54,6 @@ def test_a_dead_engine_costs_nothing_once_it_is_known_and_the_answer_says_who_ga
         running("gen3", tmp_path / "b") as second,
         gateway_over(tmp_path, first.url, second.url) as gateway,
     ):
-        normal = _milliseconds(gateway, f"second::{MODEL}")
         first.crash()
         answer = ask(gateway.url, CHAT, body())
         assert answer.status == 200, answer.body
@@ -65,18 +64,19 @@ def test_a_dead_engine_costs_nothing_once_it_is_known_and_the_answer_says_who_ga
         eventually_sync(lambda: engines(gateway)[0]["state"] == "crashed", timeout_s=10)
         told = cli_in_a_pipe(gateway.home, "status", env={"FASTAPI_FOUNDRY_CONFIG": str(tmp_path / "config.json")}).out
         assert [word in told for word in ("Engines of the gateway:", "crashed", "second", "closed")] == [True] * 4, told
-        fallen = _milliseconds(gateway, "chain")
+        normal, fallen = _milliseconds(gateway, f"second::{MODEL}", "chain")
         assert fallen - normal < 2.0, (fallen, normal)
 
 
-def _milliseconds(gateway: ProductProcess, model: str) -> float:
-    """The median of many requests."""
-    times = []
+def _milliseconds(gateway: ProductProcess, *models: str) -> list[float]:
+    """The median of many requests for each, taken in turns so that what else the machine does meets all of them."""
+    times: dict[str, list[float]] = {model: [] for model in models}
     for _ in range(60):
-        began = time.perf_counter()
-        assert ask(gateway.url, CHAT, body(model)).status == 200
-        times.append((time.perf_counter() - began) * 1000)
-    return statistics.median(times)
+        for model in models:
+            began = time.perf_counter()
+            assert ask(gateway.url, CHAT, body(model)).status == 200
+            times[model].append((time.perf_counter() - began) * 1000)
+    return [statistics.median(taken) for taken in times.values()]
 
 
 def test_a_wedged_engine_is_left_out_as_soon_as_it_is_known(tmp_path: Path) -> None:
@@ -90,6 +90,7 @@ def test_a_wedged_engine_is_left_out_as_soon_as_it_is_known(tmp_path: Path) -> N
         began = time.monotonic()
         assert ask(gateway.url, CHAT, body()).headers["x-foundry-engine"] == "second"
         assert time.monotonic() - began < 1.0
+        assert first.popen.poll() is None  # what we did not start is never ended
         first.thaw()
         eventually_sync(lambda: engines(gateway)[0]["state"] == "ready", timeout_s=30)
         assert ask(gateway.url, CHAT, body()).headers["x-foundry-engine"] == "foundry"

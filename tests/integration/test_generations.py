@@ -11,16 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from fastapi_foundry.engines.base import Call, EngineState
+from fastapi_foundry.engines.base import Call
 from fastapi_foundry.engines.foundry_local import FoundryLocalEngine
 from fastapi_foundry.engines.http_client import HttpClient
 from fastapi_foundry.engines.probe import EngineKind, probe
 from fastapi_foundry.engines.router import RoutedEngine, Router
-from fastapi_foundry.errors import EngineFailedError, EngineUnavailableError, ModelNotFoundError
+from fastapi_foundry.errors import EngineFailedError, ModelNotFoundError
 from fastapi_foundry.settings import FOUNDRY, FoundryAISettings, FoundryServiceSettings, Settings
 from tests.support.doubles import RunningDouble, running_double, write_foundry_cli
 from tests.support.native_service import ABSENT_MODEL, CHAT_ALIAS, CHAT_MODEL, NativeService, native_service
-from tests.support.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 MODELS = (
@@ -132,21 +131,6 @@ async def test_when_its_port_moves_it_is_found_again_and_the_request_is_repeated
             assert double.url != before
             assert await content(engine, chat("phi-x-generic-cpu:2"))
             assert engine.status.url == double.url
-
-
-@pytest.mark.parametrize("double", ["gen3"], indirect=True)  # the same supervisor watches all of them
-async def test_a_wedged_service_is_reported_and_never_ended(double, tmp_path):
-    async with adapter(tmp_path, double.url) as engine:
-        double.freeze()
-        try:
-            engine._transport.supervisor.report_lost(double.url)
-            await eventually(lambda: engine.status.state is EngineState.WEDGED, timeout_s=20)
-            with pytest.raises(EngineUnavailableError):
-                await engine.post(chat("phi-x-generic-cpu:2"))
-        finally:
-            double.thaw()
-        await eventually(lambda: engine.status.state is EngineState.READY, timeout_s=20)
-        assert double.popen.poll() is None
 
 
 @pytest.mark.parametrize("fault", ["half_json", "reset", "error_in_200", "unauthorized", "broken"])
