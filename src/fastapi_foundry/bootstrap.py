@@ -12,7 +12,8 @@ from fastapi_foundry.engines.repair.engine import RepairingEngine
 from fastapi_foundry.engines.repair.learning import LearnedProfile
 from fastapi_foundry.engines.repair.profile import known_profile
 from fastapi_foundry.engines.repair.profile_cache import ProfileCache
-from fastapi_foundry.engines.router import RoutedEngine, Router
+from fastapi_foundry.engines.router import Router
+from fastapi_foundry.engines.way import RoutedEngine
 from fastapi_foundry.services.batches import BatchesService
 from fastapi_foundry.services.health import HealthService
 from fastapi_foundry.services.inference import InferenceDefaults, InferenceService

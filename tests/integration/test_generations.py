@@ -15,7 +15,8 @@ from fastapi_foundry.engines.base import Call
 from fastapi_foundry.engines.foundry_local import FoundryLocalEngine
 from fastapi_foundry.engines.http_client import HttpClient
 from fastapi_foundry.engines.probe import EngineKind, probe
-from fastapi_foundry.engines.router import RoutedEngine, Router
+from fastapi_foundry.engines.router import Router
+from fastapi_foundry.engines.way import RoutedEngine
 from fastapi_foundry.errors import EngineFailedError, ModelNotFoundError
 from fastapi_foundry.settings import FOUNDRY, FoundryAISettings, FoundryServiceSettings, Settings
 from tests.support.doubles import RunningDouble, running_double, write_foundry_cli

@@ -22,6 +22,7 @@ __all__ = [
     "EngineState",
     "EngineStatus",
     "ModelCard",
+    "NotedStream",
     "Notes",
     "Reply",
     "ReplyStream",
@@ -165,6 +166,18 @@ class ReplyStream(Protocol):
     def __aiter__(self) -> AsyncIterator[bytes]:
         """The bytes, in order, starting with the first."""
         ...
+
+
+@dataclass(slots=True)
+class NotedStream:
+    """A ``ReplyStream`` over any frames, with notes of its own."""
+
+    frames: AsyncIterator[bytes]
+    headers: Mapping[str, str]
+    notes: Notes
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.frames
 
 
 @dataclass(frozen=True, slots=True)

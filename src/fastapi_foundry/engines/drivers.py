@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import orjson
@@ -21,8 +21,6 @@ from fastapi_foundry.engines.transport import Ask, Transport, model_cards
 from fastapi_foundry.errors import FoundryError, InvalidInputError
 
 __all__ = ["Driver", "driver_of"]
-
-_LIST_S: Final = 1.0
 
 
 class Driver(Protocol):
@@ -61,7 +59,7 @@ class _Plain:
     transport: Transport
 
     async def list_models(self) -> list[ModelCard]:
-        return model_cards(await self.transport.list_models())
+        return model_cards(await self.transport.get("/v1/models"))
 
     async def load(self, model: str, *, limit_s: float) -> dict[str, Any]:
         del model, limit_s
@@ -79,7 +77,7 @@ class _Ours:
     transport: Transport
 
     async def list_models(self) -> list[ModelCard]:
-        return model_cards(await self.transport.list_models())
+        return model_cards(await self.transport.get("/v1/models"))
 
     async def load(self, model: str, *, limit_s: float) -> dict[str, Any]:
         return await _change(self.transport, "POST", f"/models/load/{quote(model, safe='')}", "load", model, limit_s)
@@ -100,7 +98,7 @@ class _Gen3:
     transport: Transport
 
     async def list_models(self) -> list[ModelCard]:
-        cards = model_cards(await self.transport.list_models())
+        cards = model_cards(await self.transport.get("/v1/models"))
         loaded = await _names(self.transport, "/models/loaded") or []
         known = await self._read_cache()
         usable = [card for card in cards if card.id in loaded or known is None or card.id in known.cached]
@@ -120,9 +118,8 @@ class _Gen3:
         return await _change(self.transport, "GET", path, verb, model, limit_s) | {"model": model}
 
     async def _read_cache(self) -> ModelCache | None:
-        ask = Ask("GET", "/status", self.transport.patience.timeouts(total_s=_LIST_S), ready_s=_LIST_S)
         try:
-            path = orjson.loads((await self.transport.whole(ask))[1])["modelCachePath"]
+            path = orjson.loads(await self.transport.get("/status"))["modelCachePath"]
         except (FoundryError, orjson.JSONDecodeError, KeyError, TypeError):
             return None
         return await asyncio.to_thread(read_model_cache, path) if isinstance(path, str) else None
@@ -181,10 +178,8 @@ async def _names(transport: Transport, path: str) -> list[str] | None:
 
 async def _entries(transport: Transport, path: str) -> list[Any] | None:
     """What a route lists, bare or within an object; None where it does not."""
-    ask = Ask("GET", path, transport.patience.timeouts(total_s=_LIST_S), ready_s=_LIST_S)
     try:
-        _, answer = await transport.whole(ask)
-        document = orjson.loads(answer)
+        document = orjson.loads(await transport.get(path))
     except (FoundryError, orjson.JSONDecodeError):
         return None
     entries = document.get("data", document.get("models")) if isinstance(document, dict) else document

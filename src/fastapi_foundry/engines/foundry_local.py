@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi_foundry.engines.base import Call, EngineStatus, ModelCard, Reply, ReplyStream
+from fastapi_foundry.engines.base import Call, Reply, ReplyStream
 from fastapi_foundry.engines.discovery import Discovery
-from fastapi_foundry.engines.drivers import driver_of
 from fastapi_foundry.engines.http_client import HttpClient
+from fastapi_foundry.engines.http_engine import HttpEngine
 from fastapi_foundry.engines.own_service import OwnService
-from fastapi_foundry.engines.probe import EngineKind
 from fastapi_foundry.engines.supervisor import Supervisor
 from fastapi_foundry.engines.transport import Patience, Transport
 from fastapi_foundry.errors import InvalidInputError, ModelNotFoundError
@@ -27,7 +26,7 @@ _LOAD_MARGIN_S: Final = 0.5
 _NOT_LOADED: Final = re.compile(r"Model not loaded|Model not cached|No OpenAIService provider found")
 
 
-class FoundryLocalEngine:
+class FoundryLocalEngine(HttpEngine):
     """The ``Engine`` for Foundry Local; see ``engines.base.Engine`` for what each method promises.
 
     Make it and use it within one event loop.
@@ -49,46 +48,20 @@ class FoundryLocalEngine:
     ) -> None:
         client = client or HttpClient()
         supervisor = supervisor or _supervisor(settings, config_path, client)
-        self._transport = Transport(client, supervisor, _patience(settings))
-        self._loading: dict[str, asyncio.Task[dict[str, Any]]] = {}
         # The service has the same limit and says more about it when it passes.
-        self._load_s = settings.foundry_service.load_timeout_s + _LOAD_MARGIN_S
-
-    @property
-    def status(self) -> EngineStatus:
-        """The last known status; never waits."""
-        return self._transport.status
-
-    @property
-    def kind(self) -> EngineKind:
-        """What it is; meaningful once it is ready."""
-        return self._transport.supervisor.kind
-
-    async def start(self) -> None:
-        """Begin discovery and supervision in the background; returns at once."""
-        self._transport.supervisor.start()
-
-    async def aclose(self) -> None:
-        """End supervision, stop the service if it was started here, close every connection."""
-        await self._transport.aclose()
-
-    async def wait_ready(self, timeout_s: float) -> None:
-        """Wait until the engine is ready; see ``Engine.wait_ready``."""
-        await self._transport.supervisor.wait_ready(timeout_s)
-
-    async def list_models(self) -> list[ModelCard]:
-        """What can be used now; bounded to about a second."""
-        return await driver_of(self._transport).list_models()
+        load_s = settings.foundry_service.load_timeout_s + _LOAD_MARGIN_S
+        super().__init__(Transport(client, supervisor, _patience(settings)), load_s=load_s)
+        self._loading: dict[str, asyncio.Task[dict[str, Any]]] = {}
 
     async def post(self, call: Call) -> Reply:
         """Send ``call`` and wait for the whole answer; see ``Engine.post``."""
         try:
-            return await self._transport.post(call)
+            return await super().post(call)
         except InvalidInputError as fact:
             if not _says_not_loaded(fact):
                 raise
         await self._load_once(call.model)
-        return await self._transport.post(call)
+        return await super().post(call)
 
     @contextlib.asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[ReplyStream]:
@@ -106,12 +79,12 @@ class FoundryLocalEngine:
     async def load_model(self, model: str) -> dict[str, Any]:
         """Load a model and wait until it is ready; the engine's own answer."""
         await self._transport.supervisor.wait_ready(self._transport.patience.ready_s)
-        return await driver_of(self._transport).load(model, limit_s=self._load_s)
+        return await super().load_model(model)
 
     async def unload_model(self, model: str) -> dict[str, Any]:
         """Unload a model and wait until its memory is returned; the engine's own answer."""
         await self._transport.supervisor.wait_ready(self._transport.patience.ready_s)
-        return await driver_of(self._transport).unload(model, limit_s=self._load_s)
+        return await super().unload_model(model)
 
     async def _load_once(self, model: str) -> None:
         """Load what Microsoft's own services want to have loaded first; one load however many ask."""

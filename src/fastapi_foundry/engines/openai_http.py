@@ -6,14 +6,11 @@ import asyncio
 import os
 import ssl
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi_foundry.engines.base import Call, EngineStatus, ModelCard, Reply, ReplyStream
-from fastapi_foundry.engines.drivers import driver_of
+from fastapi_foundry.engines.base import ModelCard
 from fastapi_foundry.engines.http_client import HttpClient
-from fastapi_foundry.engines.probe import EngineKind
+from fastapi_foundry.engines.http_engine import HttpEngine
 from fastapi_foundry.engines.supervisor import Supervisor
 from fastapi_foundry.engines.transport import Patience, Transport
 from fastapi_foundry.errors import ConfigurationError
@@ -22,7 +19,7 @@ from fastapi_foundry.settings import EngineSettings, FoundryAISettings
 __all__ = ["OpenAIHttpEngine", "require_reachable"]
 
 
-class OpenAIHttpEngine:
+class OpenAIHttpEngine(HttpEngine):
     """The ``Engine`` at an address; see ``engines.base.Engine`` for what each method promises.
 
     It is probed and watched, never started or stopped. A client's own key is never sent to it.
@@ -46,50 +43,13 @@ class OpenAIHttpEngine:
         secure = settings.url.startswith("https:")
         client = HttpClient(ssl_context=ssl.create_default_context() if secure else None)
         supervisor = Supervisor(client, discovery=None, starter=None, base_url=settings.url, headers=headers)
-        self._transport = Transport(client, supervisor, _patience(settings, defaults), headers)
-
-    @property
-    def status(self) -> EngineStatus:
-        """The last known status; never waits."""
-        return self._transport.status
-
-    @property
-    def kind(self) -> EngineKind:
-        """What it is; meaningful once it answered."""
-        return self._transport.supervisor.kind
-
-    async def start(self) -> None:
-        """Begin to watch it in the background; returns at once."""
-        self._transport.supervisor.start()
-
-    async def aclose(self) -> None:
-        """End the watch and close every connection; the engine itself goes on."""
-        await self._transport.aclose()
-
-    async def wait_ready(self, timeout_s: float) -> None:
-        """Wait until it answers; see ``Engine.wait_ready``."""
-        await self._transport.supervisor.wait_ready(timeout_s)
+        patience = _patience(settings, defaults)
+        super().__init__(Transport(client, supervisor, patience, headers), load_s=patience.answer_s)
 
     async def list_models(self) -> list[ModelCard]:
         """Its models, those of the settings' ``models`` alone where that is given; about a second at most."""
-        cards = await driver_of(self._transport).list_models()
+        cards = await super().list_models()
         return [card for card in cards if self._models is None or card.id in self._models]
-
-    async def post(self, call: Call) -> Reply:
-        """Send ``call`` and wait for the whole answer; see ``Engine.post``."""
-        return await self._transport.post(call)
-
-    def stream(self, call: Call) -> AbstractAsyncContextManager[ReplyStream]:
-        """Send ``call`` and stream the answer; see ``Engine.stream``."""
-        return self._transport.stream(call)
-
-    async def load_model(self, model: str) -> dict[str, Any]:
-        """Load a model, where the engine has a way to be asked for it."""
-        return await driver_of(self._transport).load(model, limit_s=self._transport.patience.answer_s)
-
-    async def unload_model(self, model: str) -> dict[str, Any]:
-        """Unload a model, where the engine has a way to be asked for it."""
-        return await driver_of(self._transport).unload(model, limit_s=self._transport.patience.answer_s)
 
 
 async def require_reachable(engines: Sequence[EngineSettings], defaults: FoundryAISettings) -> None:

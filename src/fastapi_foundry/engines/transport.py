@@ -41,7 +41,7 @@ _OK: Final = 200
 _MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _MAX_ERROR_BYTES: Final = 1024 * 1024
 _MAX_FIRST_FRAME_BYTES: Final = 1024 * 1024
-_LIST_TIMEOUT_S: Final = 1.0
+_GET_TIMEOUT_S: Final = 1.0
 _LEAST_LEFT_S: Final = 0.1
 _END_OF_STREAM: Final = b"[DONE]"
 _ERROR_FRAME: Final = re.compile(rb'\s*(?:event: ?error\s*\n)?data: ?(\{\s*"error"\s*:.*)', re.DOTALL)
@@ -79,7 +79,7 @@ class Ask:
 
     Attributes:
         ready_s: How long the engine may take to become ready first.
-        model: What an error is about, where no body names it.
+        model: What an error is about.
     """
 
     method: str
@@ -121,10 +121,10 @@ class Transport:
         await self.supervisor.aclose()
         await self._client.aclose()
 
-    async def list_models(self) -> bytes:
-        """The engine's own list as JSON; bounded to about a second."""
-        timeouts = self.patience.timeouts(total_s=_LIST_TIMEOUT_S)
-        _, body = await self.whole(Ask("GET", "/v1/models", timeouts, ready_s=_LIST_TIMEOUT_S))
+    async def get(self, path: str) -> bytes:
+        """What the engine answers there; bounded to about a second."""
+        timeouts = self.patience.timeouts(total_s=_GET_TIMEOUT_S)
+        _, body = await self.whole(Ask("GET", path, timeouts, ready_s=_GET_TIMEOUT_S))
         return body
 
     async def post(self, call: Call) -> Reply:
@@ -185,7 +185,7 @@ class Transport:
             answer = await response.read(_MAX_ERROR_BYTES)
         except HttpError as error:
             raise self._fact(error) from error
-        raise self._fact_from_answer(response, answer, ask.model or _model_in(ask.body))
+        raise self._fact_from_answer(response, answer, ask.model)
 
     async def _attempt(self, ask: Ask, base_url: str | None, timeouts: Timeouts, *, fresh: bool) -> HttpResponse:
         headers = dict(self._headers)
@@ -309,7 +309,9 @@ def _model_card(entry: dict[str, Any]) -> ModelCard:
 
 
 def _ask(call: Call, timeouts: Timeouts, ready_s: float) -> Ask:
-    return Ask("POST", call.path, timeouts, ready_s=ready_s, body=call.body, request_id=call.request_id)
+    return Ask(
+        "POST", call.path, timeouts, ready_s=ready_s, body=call.body, request_id=call.request_id, model=call.model
+    )
 
 
 def _rest_of(timeouts: Timeouts, spent_s: float) -> Timeouts:
@@ -329,12 +331,3 @@ def _hidden_error(answer: bytes) -> FoundryError | None:
     if not isinstance(document, dict) or not isinstance(document.get("error"), dict | str):
         return None
     return fact_from_error_event(answer)
-
-
-def _model_in(body: bytes | None) -> str | None:
-    """The model that a request names; read only to word an error."""
-    try:
-        model = orjson.loads(body or b"null")["model"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None
-    return model if isinstance(model, str) else None

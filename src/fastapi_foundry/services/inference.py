@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from fastapi_foundry.engines.base import Call, Engine, Notes, Reply
+from fastapi_foundry.engines.base import Call, Engine, NotedStream, Reply
 from fastapi_foundry.errors import EngineFailedError, InvalidInputError, ModelNotFoundError, QueueFullError
 from fastapi_foundry.observability.logging import get_logger
 from fastapi_foundry.services.models import ModelsService
@@ -30,7 +30,7 @@ from fastapi_foundry.wire.openai import (
     with_usage_requested,
 )
 
-__all__ = ["Frames", "GenerationEnd", "GenerationPiece", "InferenceDefaults", "InferenceService", "OpenAIRequest"]
+__all__ = ["GenerationEnd", "GenerationPiece", "InferenceDefaults", "InferenceService", "OpenAIRequest"]
 
 logger = get_logger(__name__)
 
@@ -61,17 +61,6 @@ class OpenAIRequest:
     def streams(self) -> bool:
         """Whether the client asked for a stream."""
         return not isinstance(self.checked, EmbeddingRequest) and bool(self.checked.stream)
-
-
-@dataclass(frozen=True, slots=True)
-class Frames:
-    """A running stream of whole SSE frames, and what happened to its request on the way."""
-
-    frames: AsyncIterator[bytes]
-    notes: Notes
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self.frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +131,7 @@ class InferenceService:
         return reply
 
     @asynccontextmanager
-    async def stream(self, request: OpenAIRequest) -> AsyncIterator[Frames]:
+    async def stream(self, request: OpenAIRequest) -> AsyncIterator[NotedStream]:
         """Stream the answer to a request of OpenAI's API: whole SSE frames, the engine's bytes.
 
         Entering waits for the first bytes, so that an early failure is raised before anything is sent.
@@ -163,7 +152,7 @@ class InferenceService:
                     await relay.begin()
                     record.first_byte_s = self._clock() - record.begun
                     async with aclosing(relay.frames()) as frames:
-                        yield Frames(frames, reply.notes)
+                        yield NotedStream(frames, reply.headers, reply.notes)
                     record.status = "ok" if relay.ended_well else "failed"
                 finally:
                     record.usage = relay.usage
@@ -205,7 +194,7 @@ class InferenceService:
             yield pieces
 
     async def _pieces(
-        self, frames: Frames, model: str, begun: float
+        self, frames: NotedStream, model: str, begun: float
     ) -> AsyncGenerator[GenerationPiece | GenerationEnd, None]:
         decoder = sse.SSEDecoder()
         usage: dict[str, Any] = dict(_NO_USAGE)

@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from fastapi_foundry.engines.base import Call, EngineState, ModelCard
-from fastapi_foundry.engines.router import RoutedEngine, Router
+from fastapi_foundry.engines.router import Router
+from fastapi_foundry.engines.way import RoutedEngine
 from fastapi_foundry.errors import (
     EngineFailedError,
     EngineUnavailableError,

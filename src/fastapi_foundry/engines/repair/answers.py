@@ -16,6 +16,7 @@ from fastapi_foundry.wire.errors import fact_from_error_event
 
 __all__ = [
     "complete_call",
+    "ended_by",
     "estimated_prompt_tokens",
     "estimated_tokens",
     "new_id",
@@ -138,10 +139,11 @@ def _complete_choice(choice: dict[str, Any], plan: Plan, usage: Mapping[str, Any
         choice["finish_reason"] = "tool_calls"
     else:
         message.pop("tool_calls", None)
-        choice["finish_reason"] = choice.get("finish_reason") or _ended_by(plan.request, usage)
+        choice["finish_reason"] = choice.get("finish_reason") or ended_by(plan.request, usage)
 
 
-def _ended_by(request: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
+def ended_by(request: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
+    """The finish reason that an engine left out: whether the answer has as many tokens as it may."""
     limit = request.get("max_completion_tokens") or request.get("max_tokens")
     return "length" if limit and usage["completion_tokens"] >= limit else "stop"
 

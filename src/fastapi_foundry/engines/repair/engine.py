@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import orjson
 
-from fastapi_foundry.engines.base import Call, Engine, EngineStatus, ModelCard, Notes, Reply, ReplyStream
+from fastapi_foundry.engines.base import Call, Engine, EngineStatus, ModelCard, NotedStream, Notes, Reply, ReplyStream
 from fastapi_foundry.engines.repair.completions import complete_text, stream_text
 from fastapi_foundry.engines.repair.learning import LearnedProfile
 from fastapi_foundry.engines.repair.profile import EngineProfile, ModelFacts
 from fastapi_foundry.engines.repair.requests import Plan, is_plain, passes_plain_requests, plan_chat, refuse_unsupported
 from fastapi_foundry.engines.repair.structured import prepare_format
-from fastapi_foundry.engines.repair.transport import FrameStream, Transport, noted
+from fastapi_foundry.engines.repair.transport import Transport, noted
 from fastapi_foundry.engines.repair.work import Work
 
 __all__ = ["RepairingEngine"]
@@ -129,7 +129,7 @@ class RepairingEngine:
                     yield source
                 else:
                     notes = replace(source.notes, alterations=source.notes.alterations + plan.alterations)
-                    yield FrameStream(aiter(source), source.headers, notes)
+                    yield NotedStream(aiter(source), source.headers, notes)
             return
         form = await prepare_format(plan.request, profile) if plan.structured else None
         work = Work(self._transport, call, plan, profile, form)
@@ -163,7 +163,7 @@ def _changed(call: Call, plan: Plan | None) -> Mapping[str, Any] | None:
 
 
 @asynccontextmanager
-async def _opened(frames: AsyncGenerator[bytes, None]) -> AsyncIterator[FrameStream]:
+async def _opened(frames: AsyncGenerator[bytes, None]) -> AsyncIterator[NotedStream]:
     """A stream whose first frame has come, so that an early failure is raised here."""
     async with aclosing(frames):
         first = await anext(frames, b"")
@@ -173,7 +173,7 @@ async def _opened(frames: AsyncGenerator[bytes, None]) -> AsyncIterator[FrameStr
             async for frame in frames:
                 yield frame
 
-        yield FrameStream(all_frames(), {}, Notes())
+        yield NotedStream(all_frames(), {}, Notes())
 
 
 def _facts_of(cards: list[ModelCard]) -> dict[str, ModelFacts]:

@@ -172,7 +172,6 @@ _GEN1: Final = replace(
 KNOWN_PROFILES: Final[Mapping[str, EngineProfile]] = {
     "ours": _OURS,
     "gen3": _GEN3,
-    "gen2": _GEN1,
     "gen1": _GEN1,
     # Unknown, and most often close to the contract; a probe says what is not.
     "openai": replace(CONFORMING, max_tokens_overflow="refused"),

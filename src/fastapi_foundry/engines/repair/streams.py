@@ -11,6 +11,7 @@ import orjson
 
 from fastapi_foundry.engines.repair.answers import (
     complete_call,
+    ended_by,
     estimated_prompt_tokens,
     estimated_tokens,
     new_id,
@@ -116,7 +117,7 @@ class ChunkRepair:
         made: list[dict[str, Any]] = []
         for state in self._choices.values():
             if state.finish_reason is None:
-                made += await self._finish(state, self._ended_by())
+                made += await self._finish(state, ended_by(self._plan.request, self._usage or self._estimate()))
         if self._plan.wants_usage:
             made.append(self._head | {"choices": [], "usage": self._usage or self._estimate()})
         return made
@@ -245,11 +246,6 @@ class ChunkRepair:
             "finish_reason": finish_reason,
         }
         return self._head | {"choices": [choice]}
-
-    def _ended_by(self) -> str:
-        limit = self._plan.request.get("max_completion_tokens") or self._plan.request.get("max_tokens")
-        used = (self._usage or self._estimate()).get("completion_tokens", 0)
-        return "length" if limit and used >= limit else "stop"
 
     def _estimate(self) -> dict[str, int]:
         prompt = estimated_prompt_tokens(self._plan.request)

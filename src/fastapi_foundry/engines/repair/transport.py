@@ -7,25 +7,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from fastapi_foundry.engines.base import Call, Engine, Notes, Reply, ReplyStream
+from fastapi_foundry.engines.base import Call, Engine, NotedStream, Notes, Reply, ReplyStream
 from fastapi_foundry.engines.repair.answers import raise_hidden_error
 from fastapi_foundry.engines.repair.profile import EngineProfile, ModelFacts
 from fastapi_foundry.engines.repair.requests import clamped_after
 from fastapi_foundry.errors import EngineTimeoutError, EngineUnavailableError, FoundryError
 
-__all__ = ["FrameStream", "Transport", "noted"]
-
-
-class FrameStream:
-    """A ``ReplyStream`` over frames."""
-
-    def __init__(self, frames: AsyncIterator[bytes], headers: Mapping[str, str], notes: Notes) -> None:
-        self._frames = frames
-        self.headers = headers
-        self.notes = notes
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._frames
+__all__ = ["Transport", "noted"]
 
 
 class Transport:
@@ -69,7 +57,7 @@ class Transport:
                 if clamped is None:
                     raise
                 again = await opened.enter_async_context(self._engine.stream(call.with_parsed(clamped)))
-                source = FrameStream(aiter(again), again.headers, _added(again.notes, (_clamp_note(clamped),)))
+                source = NotedStream(aiter(again), again.headers, _added(again.notes, (_clamp_note(clamped),)))
             yield source
 
     async def _post(self, call: Call) -> Reply:
