@@ -19,6 +19,7 @@ from fastapi_foundry.engines.way import RoutedEngine, Way
 from fastapi_foundry.errors import (
     ContextLengthExceededError,
     EngineError,
+    EngineTimeoutError,
     EngineUnavailableError,
     ModelNotFoundError,
     ModelUnavailableError,
@@ -189,5 +190,9 @@ class Router:
         if len(self._engines) > 1 and not status.state.is_usable:
             # Nobody waits for one engine's list while there are others.
             raise EngineUnavailableError(f"The engine '{routed.name}' is not ready: {status.reason}.", url=status.url)
-        async with asyncio.timeout(_LIST_S):
-            return await routed.engine.list_models()
+        try:
+            async with asyncio.timeout(_LIST_S):
+                return await routed.engine.list_models()
+        except TimeoutError as error:
+            message = f"The engine '{routed.name}' did not tell its models within {_LIST_S:g} s."
+            raise EngineTimeoutError(message, limit_s=_LIST_S) from error

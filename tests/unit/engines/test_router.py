@@ -14,6 +14,7 @@ from fastapi_foundry.engines.router import Router
 from fastapi_foundry.engines.way import RoutedEngine
 from fastapi_foundry.errors import (
     EngineFailedError,
+    EngineTimeoutError,
     EngineUnavailableError,
     FoundryError,
     InvalidInputError,
@@ -91,6 +92,13 @@ async def test_a_request_before_the_engine_has_started_waits_for_it() -> None:
     assert (await made.post(call("fast"))).body
     starting.list_error = EngineUnavailableError("gone")
     assert (await made.post(call("m:1"))).body  # a name that is known needs no list
+
+
+async def test_an_engine_that_does_not_tell_its_models_in_time_is_a_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastapi_foundry.engines.router._LIST_S", 0.02)
+    made = router(foundry=engine("m:1", list_gate=asyncio.Event()))
+    with pytest.raises(EngineTimeoutError, match="'foundry' did not tell its models"):
+        await made.list_models()
 
 
 async def test_an_engine_that_does_not_answer_keeps_its_last_list_and_the_others_go_on() -> None:
