@@ -2,82 +2,22 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.catalog_server import running_catalog
 from tests.support.http import ask
 from tests.support.processes import ProductProcess, service_process
 from tests.support.waiting import eventually_sync
 
 
-def entry(name: str, version: int, alias: str) -> dict[str, Any]:
-    """One model in the form of Azure's catalogue, as far as the engine reads it."""
-    return {
-        "assetId": f"azureml://registries/azureml/models/{name}/versions/{version}",
-        "entityId": f"{name}:{version}",
-        "annotations": {
-            "tags": {
-                "alias": alias,
-                "task": "chat-completion",
-                "license": "MIT",
-                "supportsToolCalling": "true",
-                "maxOutputTokens": "2048",
-            },
-            "systemCatalogData": {
-                "publisher": "Somebody",
-                "displayName": name,
-                "maxOutputTokens": 2048,
-                "inferenceTasks": ["chat-completion"],
-                "license": "MIT",
-            },
-        },
-        "properties": {
-            "name": name,
-            "version": version,
-            "variantInfo": {
-                "parents": [{"assetId": "azureml://registries/azureml/models/parent/versions/1"}],
-                "variantMetadata": {
-                    "modelType": "ONNX",
-                    "device": "cpu",
-                    "executionProvider": "CPUExecutionProvider",
-                    "fileSizeBytes": 3 * 1024 * 1024,
-                },
-            },
-        },
-    }
-
-
-class CatalogHandler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get("content-length") or 0))
-        models = [entry("Small-Model-generic-cpu", 3, "small-model")]
-        response = {"totalCount": 1, "value": models, "nextSkip": None, "continuationToken": None}
-        body = json.dumps(response | {"indexEntitiesResponse": response}).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
 def catalog_url() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), CatalogHandler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/asset-gallery/v1.0/models"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running_catalog() as url:
+        yield url
 
 
 @pytest.fixture
@@ -99,6 +39,7 @@ def test_a_catalogue_that_answers_is_listed_cached_and_kept(service: ProductProc
     assert model["device"] == "CPU"
     assert model["license"] == "MIT"
     assert model["cached"] is False
+    assert (model["state"], model["percent"]) == ("available", None)
     cache = json.loads((foundry_home / "catalog-cache.json").read_text())
     assert cache["models"][0]["id"] == model["id"]
 

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from fastapi_foundry.engines.base import NO_NOTES, Call, EngineState, EngineStatus, ModelCard, Notes, Reply
+from fastapi_foundry.engines.catalog import Catalog, CatalogModel, CatalogSource, DownloadProgress
 from fastapi_foundry.errors import FoundryError
 
 __all__ = ["FakeEngine", "SeenCall", "chunk", "content_chunks", "frame"]
@@ -165,6 +166,26 @@ class FakeEngine:
             raise
         finally:
             self.active -= 1
+
+    async def catalog(self, *, refresh: bool = False) -> Catalog:
+        if self.list_error is not None:
+            raise self.list_error
+        models = (CatalogModel("far:1", "available", extra={"alias": "far"}),)
+        return Catalog((CatalogSource("", "fresh" if refresh else "stale"),), models)
+
+    @asynccontextmanager
+    async def download(self, model: str) -> AsyncIterator[AsyncIterator[DownloadProgress]]:
+        if self.error is not None:
+            raise self.error
+
+        async def progress() -> AsyncIterator[DownloadProgress]:
+            yield DownloadProgress(50.0)
+            yield DownloadProgress(100.0, f"{model}:1")
+
+        yield progress()
+
+    async def cancel_download(self, model: str) -> dict[str, Any]:
+        return {"status": "cancelled", "model": model}
 
     async def load_model(self, model: str) -> dict[str, Any]:
         if self.error is not None:

@@ -67,10 +67,12 @@ def json_body(model: type[BaseModel], examples: Mapping[str, Any]) -> dict[str, 
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": named}}}}
 
 
-def event_stream(description: str, model: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
-    """Documents the 200 of a route that answers as JSON or, when asked to, as a stream."""
+def event_stream(
+    description: str, model: type[BaseModel] | None = None, *, answers_json: bool = True
+) -> dict[int | str, dict[str, Any]]:
+    """Documents the 200 of a route that answers as a stream, always or only when asked to and as JSON otherwise."""
     content: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
-    if model is None:
+    if model is None and answers_json:
         content["application/json"] = {"schema": {"type": "object"}}
     answer: dict[str, Any] = {"description": description, "content": content}
     return {200: answer if model is None else answer | {"model": model}}

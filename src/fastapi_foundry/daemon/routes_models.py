@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -29,6 +29,7 @@ __all__ = [
     "shutdown",
     "status",
     "unload",
+    "with_states",
 ]
 
 _REFRESH_WAIT_S: Final = 15.0
@@ -114,7 +115,29 @@ async def remove(service: Service, exchange: Exchange) -> None:
 async def catalog(service: Service, exchange: Exchange) -> None:
     """``GET /models/catalog``: what is known of the online catalogue; ``?refresh=1`` waits, bounded, for news."""
     wait_s = _REFRESH_WAIT_S if exchange.query("refresh") in {"1", "true"} else 0.0
-    await exchange.answer(await service.catalog.view(set(await service.models()), wait_s=wait_s))
+    models = await service.models()
+    view = await service.catalog.view(set(models), wait_s=wait_s)
+    states = {name: service.describe(model)["state"] for name, model in models.items()}
+    await exchange.answer(view | {"models": with_states(view["models"], states, service.downloads.running())})
+
+
+def with_states(
+    entries: Iterable[Mapping[str, Any]], states: Mapping[str, str], running: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Catalogue entries with ``state`` and ``percent``.
+
+    Args:
+        entries: As the catalogue has them.
+        states: Of the models on this machine, by id.
+        running: Percent of the downloads under way, by the name that each was asked for with.
+    """
+    percents = {name.casefold(): percent for name, percent in running.items()}
+    told = []
+    for entry in entries:
+        percent = percents.get(entry["id"].casefold(), percents.get(str(entry.get("alias")).casefold()))
+        state = states.get(entry["id"], "available") if percent is None else "downloading"
+        told.append({**entry, "state": state, "percent": percent})
+    return told
 
 
 async def shutdown(service: Service, exchange: Exchange) -> None:

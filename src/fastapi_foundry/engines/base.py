@@ -14,6 +14,8 @@ from typing import Any, Final, Protocol, Self
 
 import orjson
 
+from fastapi_foundry.engines.catalog import Catalog, DownloadProgress
+
 __all__ = [
     "NO_NOTES",
     "Call",
@@ -255,4 +257,20 @@ class Engine(Protocol):
 
     async def unload_model(self, model: str) -> dict[str, Any]:
         """Unload a model and wait until its memory is returned; the engine's own answer."""
+        ...
+
+    async def catalog(self, *, refresh: bool = False) -> Catalog:
+        """What can be downloaded. Bounded to about a second; ``refresh`` waits some more for news of the network."""
+        ...
+
+    def download(self, model: str) -> AbstractAsyncContextManager[AsyncIterator[DownloadProgress]]:
+        """Download a model. Entering waits until the engine has taken the job, so a refusal is raised here.
+
+        The last item carries the model's full id. Raises ``CatalogUnavailableError`` or ``EngineFailedError`` while
+        it is iterated when the download fails. Leaving early leaves the job to the engine.
+        """
+        ...
+
+    async def cancel_download(self, model: str) -> dict[str, Any]:
+        """End a download and wait until it has ended; the engine's own answer."""
         ...

@@ -76,16 +76,6 @@ class FoundryLocalEngine(HttpEngine):
                 reply = await stack.enter_async_context(self._transport.stream(call))
             yield reply
 
-    async def load_model(self, model: str) -> dict[str, Any]:
-        """Load a model and wait until it is ready; the engine's own answer."""
-        await self._transport.supervisor.wait_ready(self._transport.patience.ready_s)
-        return await super().load_model(model)
-
-    async def unload_model(self, model: str) -> dict[str, Any]:
-        """Unload a model and wait until its memory is returned; the engine's own answer."""
-        await self._transport.supervisor.wait_ready(self._transport.patience.ready_s)
-        return await super().unload_model(model)
-
     async def _load_once(self, model: str) -> None:
         """Load what Microsoft's own services want to have loaded first; one load however many ask."""
         loading = self._loading.get(model)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
 
 from fastapi_foundry.engines.base import Call, EngineStatus, ModelCard, Reply, ReplyStream
-from fastapi_foundry.engines.drivers import driver_of
+from fastapi_foundry.engines.catalog import Catalog, DownloadProgress
+from fastapi_foundry.engines.drivers import Driver, driver_of
 from fastapi_foundry.engines.probe import EngineKind
 from fastapi_foundry.engines.transport import Transport
 
 __all__ = ["HttpEngine"]
+
+_TELL_S: Final = 1.0
 
 
 class HttpEngine:
@@ -49,7 +53,7 @@ class HttpEngine:
 
     async def list_models(self) -> list[ModelCard]:
         """What can be used now; bounded to about a second."""
-        return await driver_of(self._transport).list_models()
+        return await (await self._driver(_TELL_S)).list_models()
 
     async def post(self, call: Call) -> Reply:
         """Send ``call`` and wait for the whole answer; see ``Engine.post``."""
@@ -61,8 +65,28 @@ class HttpEngine:
 
     async def load_model(self, model: str) -> dict[str, Any]:
         """Load a model and wait until it is ready, where the engine has a way to be asked for it."""
-        return await driver_of(self._transport).load(model, limit_s=self._load_s)
+        return await (await self._driver()).load(model, limit_s=self._load_s)
 
     async def unload_model(self, model: str) -> dict[str, Any]:
         """Unload a model and wait for it, where the engine has a way to be asked for it."""
-        return await driver_of(self._transport).unload(model, limit_s=self._load_s)
+        return await (await self._driver()).unload(model, limit_s=self._load_s)
+
+    async def catalog(self, *, refresh: bool = False) -> Catalog:
+        """What can be downloaded; see ``Engine.catalog``."""
+        return await (await self._driver(_TELL_S)).catalog(refresh=refresh)
+
+    @asynccontextmanager
+    async def download(self, model: str) -> AsyncIterator[AsyncIterator[DownloadProgress]]:
+        """Download a model, where the engine has a way to be asked for it; see ``Engine.download``."""
+        async with (await self._driver()).download(model) as progress:
+            yield progress
+
+    async def cancel_download(self, model: str) -> dict[str, Any]:
+        """End a download and wait until it has ended, where the engine has a way to be asked for it."""
+        return await (await self._driver()).cancel_download(model)
+
+    async def _driver(self, ready_s: float | None = None) -> Driver:
+        """The driver of what is there; only once it is there can be known which."""
+        patience = self._transport.patience
+        await self._transport.supervisor.wait_ready(patience.ready_s if ready_s is None else ready_s)
+        return driver_of(self._transport)

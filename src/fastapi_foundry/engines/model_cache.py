@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-__all__ = ["ModelCache", "read_model_cache"]
+__all__ = ["ModelCache", "catalog_details", "read_model_cache"]
 
 _INFO_FILE: Final = "foundry.modelinfo.json"
 _MODEL_FILE: Final = "inference_model.json"
+_FIELDS: Final = {
+    "alias": "alias",
+    "displayName": "display_name",
+    "fileSizeMb": "size_mb",
+    "license": "license",
+    "maxOutputTokens": "max_output_tokens",
+    "publisher": "publisher",
+    "supportsToolCalling": "tool_calling",
+    "task": "task",
+}
 _MAX_FILE_BYTES: Final = 32 * 1024 * 1024
 _MAX_DIRECTORIES: Final = 10_000
 
@@ -24,10 +34,12 @@ class ModelCache:
     Attributes:
         aliases: Full id to alias, from the catalogue as it was last fetched.
         cached: Full ids of the models whose files are there.
+        details: Full id to what the catalogue says of the model, under the names of our own catalogue.
     """
 
     aliases: dict[str, str]
     cached: frozenset[str]
+    details: dict[str, dict[str, Any]]
 
 
 def read_model_cache(path: str) -> ModelCache | None:
@@ -35,12 +47,21 @@ def read_model_cache(path: str) -> ModelCache | None:
     root = Path(path)
     if not root.is_dir():
         return None
-    aliases = {}
+    details = {}
     for model in _read(root / _INFO_FILE).get("models") or ():
-        if isinstance(model, dict) and isinstance(model.get("id"), str) and isinstance(model.get("alias"), str):
-            aliases[model["id"]] = model["alias"]
+        if isinstance(model, dict) and isinstance(model.get("id"), str):
+            details[model["id"]] = catalog_details(model)
+    aliases = {name: known["alias"] for name, known in details.items() if isinstance(known.get("alias"), str)}
     names = (_read(file).get("Name") for file in _model_files(root))
-    return ModelCache(aliases, frozenset(name for name in names if isinstance(name, str)))
+    return ModelCache(aliases, frozenset(name for name in names if isinstance(name, str)), details)
+
+
+def catalog_details(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What an entry of Microsoft's catalogue tells (the same in every generation), by our own catalogue's names."""
+    runtime = entry.get("runtime")
+    device = runtime.get("deviceType") if isinstance(runtime, dict) else None
+    known = {ours: entry[theirs] for theirs, ours in _FIELDS.items() if entry.get(theirs) is not None}
+    return known | ({"device": device} if isinstance(device, str) else {})
 
 
 def _model_files(root: Path) -> Iterator[Path]:

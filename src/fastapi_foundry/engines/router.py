@@ -10,10 +10,21 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Final
 
-from fastapi_foundry.engines.base import Call, EngineReport, EngineStatus, ModelCard, NotedStream, Reply, ReplyStream
+from fastapi_foundry.engines.base import (
+    Call,
+    Engine,
+    EngineReport,
+    EngineStatus,
+    ModelCard,
+    NotedStream,
+    Reply,
+    ReplyStream,
+)
+from fastapi_foundry.engines.catalog import Catalog, CatalogSource, DownloadProgress
 from fastapi_foundry.engines.routes import RouteTable
 from fastapi_foundry.engines.way import RoutedEngine, Way
 from fastapi_foundry.errors import (
@@ -21,11 +32,13 @@ from fastapi_foundry.errors import (
     EngineError,
     EngineTimeoutError,
     EngineUnavailableError,
+    FoundryError,
+    InvalidInputError,
     ModelNotFoundError,
     ModelUnavailableError,
     QueueFullError,
 )
-from fastapi_foundry.settings import FOUNDRY, ModelRouteSettings
+from fastapi_foundry.settings import FOUNDRY, QUALIFIER, ModelRouteSettings
 
 __all__ = ["Router"]
 
@@ -131,6 +144,22 @@ class Router:
         target = self._table.groups(model)[0][0]
         return await self._engines[target.engine].engine.unload_model(target.model)
 
+    async def catalog(self, *, refresh: bool = False) -> Catalog:
+        """Every engine's catalogue, asked at the same time; one that does not answer is named with the reason."""
+        found = await asyncio.gather(*(self._catalog(routed, refresh=refresh) for routed in self._engines.values()))
+        sources = [source for catalog in found for source in catalog.sources]
+        return Catalog(tuple(sources), tuple(model for catalog in found for model in catalog.models))
+
+    def download(self, model: str) -> AbstractAsyncContextManager[AsyncIterator[DownloadProgress]]:
+        """Download a model with the engine that its name says, ``engine::model``; Foundry Local when it says none."""
+        engine, name = self._downloader(model)
+        return engine.download(name)
+
+    async def cancel_download(self, model: str) -> dict[str, Any]:
+        """End a download and wait until it has ended; ``model`` as ``download`` takes it."""
+        engine, name = self._downloader(model)
+        return await engine.cancel_download(name)
+
     async def post(self, call: Call) -> Reply:
         """Have ``call`` answered by the first target that can; see ``Engine.post``."""
         way = await self._way(call)
@@ -184,6 +213,23 @@ class Router:
         except EngineError:
             await self.wait_ready(self._ready_s)
             await self.list_models()
+
+    def _downloader(self, model: str) -> tuple[Engine, str]:
+        engine, qualified, name = model.partition(QUALIFIER)
+        if not qualified:
+            return self._engines[FOUNDRY].engine, model
+        if engine not in self._engines:
+            known = ", ".join(self._engines)
+            raise InvalidInputError(f"There is no engine '{engine}'; there are: {known}.", param="model")
+        return self._engines[engine].engine, name
+
+    async def _catalog(self, routed: RoutedEngine, *, refresh: bool) -> Catalog:
+        try:
+            catalog = await routed.engine.catalog(refresh=refresh)
+        except FoundryError as fact:
+            return Catalog((CatalogSource(routed.name, "unavailable", reason=fact.message),))
+        sources = tuple(replace(source, engine=routed.name) for source in catalog.sources)
+        return Catalog(sources, tuple(replace(model, engine=routed.name) for model in catalog.models))
 
     async def _list(self, routed: RoutedEngine) -> list[ModelCard]:
         status = routed.engine.status

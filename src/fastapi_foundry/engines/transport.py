@@ -139,7 +139,7 @@ class Transport:
         """Send ``call`` and stream the answer; see ``Engine.stream``."""
         response = await self.send(_ask(call, self.patience.timeouts(total_s=None), self.patience.ready_s))
         try:
-            stream = _Stream(response, self._fact)
+            stream = _Stream(response, self.fact)
             await stream.pull_first()
             yield stream
         finally:
@@ -151,7 +151,7 @@ class Transport:
         try:
             answer = await response.read(_MAX_ANSWER_BYTES)
         except HttpError as error:
-            raise self._fact(error) from error
+            raise self.fact(error) from error
         finally:
             response.close()
         if b'"error"' in answer[:64] and (fact := _hidden_error(answer)) is not None:
@@ -170,21 +170,21 @@ class Transport:
             response = await self._attempt(ask, status.url, ask.timeouts, fresh=False)
         except (ConnectFailedError, ConnectionLostError) as error:
             if isinstance(error, ConnectionLostError) and error.received_any:
-                raise self._fact(error) from error
+                raise self.fact(error) from error
             status = await self.supervisor.recheck(status.url or "", ask.ready_s)
             rest = _rest_of(ask.timeouts, time.monotonic() - began)
             try:
                 response = await self._attempt(ask, status.url, rest, fresh=True)
             except HttpError as again:
-                raise self._fact(again) from again
+                raise self.fact(again) from again
         except HttpError as error:
-            raise self._fact(error) from error
+            raise self.fact(error) from error
         if response.status == _OK:
             return response
         try:
             answer = await response.read(_MAX_ERROR_BYTES)
         except HttpError as error:
-            raise self._fact(error) from error
+            raise self.fact(error) from error
         raise self._fact_from_answer(response, answer, ask.model)
 
     async def _attempt(self, ask: Ask, base_url: str | None, timeouts: Timeouts, *, fresh: bool) -> HttpResponse:
@@ -211,7 +211,7 @@ class Transport:
             self._loading_until = time.monotonic() + (fact.retry_after_s or 0.0)
         return fact
 
-    def _fact(self, error: HttpError) -> FoundryError:
+    def fact(self, error: HttpError) -> FoundryError:
         """What a failed request means; the engine is checked in passing."""
         url = self.supervisor.status.url or ""
         self.supervisor.report_lost(url)

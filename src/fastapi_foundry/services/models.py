@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from fastapi_foundry.engines.base import Engine, ModelCard
+from fastapi_foundry.engines.catalog import Catalog, DownloadProgress
 from fastapi_foundry.errors import EngineError, ModelNotFoundError
 from fastapi_foundry.observability.logging import get_logger
 from fastapi_foundry.settings import QUALIFIER
@@ -105,6 +107,36 @@ class ModelsService:
             FoundryError: The engine's reason.
         """
         return await self._operation("unload", name)
+
+    async def catalog(self, *, refresh: bool = False) -> Catalog:
+        """What can be downloaded, by every engine that offers something.
+
+        Args:
+            refresh: Wait, bounded, for news of the network.
+        """
+        return await self._engine.catalog(refresh=refresh)
+
+    @asynccontextmanager
+    async def download(self, name: str) -> AsyncIterator[AsyncIterator[DownloadProgress]]:
+        """Download a model; entering waits until the engine has taken the job, the last item carries the full id.
+
+        Raises:
+            FoundryError: The engine's reason.
+        """
+        logger.info("download asked for", model_id=name)
+        try:
+            async with self._engine.download(name) as progress:
+                yield progress
+        finally:
+            self._fetched_at = float("-inf")
+
+    async def cancel_download(self, name: str) -> dict[str, Any]:
+        """End a download and wait until it has ended; the engine's own answer.
+
+        Raises:
+            FoundryError: The engine's reason.
+        """
+        return await self._engine.cancel_download(name)
 
     async def _operation(self, operation: str, name: str) -> dict[str, Any]:
         model_id = await self.require_known(name)

@@ -17,6 +17,7 @@ __all__ = [
     "GenerateRequest",
     "GenerateResult",
     "HealthReport",
+    "ModelCatalog",
     "ModelOperation",
     "NativeModelList",
     "Problem",
@@ -132,6 +133,35 @@ class NativeModelList(BaseModel):
     success: Literal[True] = True
     models: list[dict[str, Any]]
     count: int
+
+
+class CatalogEntry(BaseModel):
+    """A model that can be downloaded; ``percent`` (0 to 100) while it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    engine: str
+    state: str
+    percent: float | None = None
+
+
+class CatalogOrigin(BaseModel):
+    """An engine's catalogue; ``reason`` says why it is not fresh."""
+
+    engine: str
+    status: Literal["fresh", "stale", "loading", "unavailable", "offline", "none"]
+    fetched_at: str | None = None
+    reason: str = ""
+
+
+class ModelCatalog(BaseModel):
+    """The answer of ``GET /api/v1/models/catalog``."""
+
+    success: Literal[True] = True
+    models: list[CatalogEntry]
+    count: int
+    sources: list[CatalogOrigin]
 
 
 class ModelOperation(BaseModel):

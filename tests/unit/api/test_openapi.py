@@ -79,6 +79,11 @@ def test_what_streams_says_so(document: dict[str, Any]) -> None:
         assert content.keys() == {"application/json", "text/event-stream"}
 
 
+def test_what_only_streams_says_so(document: dict[str, Any]) -> None:
+    content = operations(document)["POST /api/v1/models/{model_id}/download"]["responses"]["200"]["content"]
+    assert content.keys() == {"text/event-stream"}
+
+
 def test_the_examples_of_chat_are_what_the_route_takes(document: dict[str, Any]) -> None:
     content = operations(document)["POST /v1/chat/completions"]["requestBody"]["content"]["application/json"]
     for example in content["examples"].values():

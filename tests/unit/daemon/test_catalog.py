@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fastapi_foundry.daemon.catalog import CatalogWorkers, OnlineCatalog
+from fastapi_foundry.daemon.routes_models import with_states
 from fastapi_foundry.errors import CatalogUnavailableError
 
 MODELS = [{"id": "Big:2", "alias": "big"}, {"id": "Big-gpu:1", "alias": "big"}, {"id": "NoAlias:1", "alias": None}]
@@ -127,3 +128,19 @@ async def test_a_worker_that_does_not_start_is_a_catalogue_that_cannot_be_used(t
     with pytest.raises(CatalogUnavailableError, match="does not start"):
         await broken.start()
     assert [path.name for path in tmp_path.iterdir() if path.is_dir() and path.name.startswith("tmp")] == []
+
+
+def test_an_entry_tells_whether_its_model_is_here_or_on_its_way() -> None:
+    entries = [
+        {"id": "Far-cpu:1", "alias": "far"},
+        {"id": "here:1"},
+        {"id": "coming:2", "alias": None},
+        {"id": "off:1"},
+    ]
+    told = with_states(entries, {"here:1": "loaded", "coming:2": "unusable"}, {"FAR": 12.5, "coming:2": 0.0})
+    assert [(entry["state"], entry["percent"]) for entry in told] == [
+        ("downloading", 12.5),
+        ("loaded", None),
+        ("downloading", 0.0),
+        ("available", None),
+    ]

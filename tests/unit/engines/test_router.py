@@ -281,3 +281,26 @@ async def test_the_status_is_foundrys_unless_only_another_can_be_used() -> None:
     assert made.status.url == "http://b"
     second.state = EngineState.CRASHED
     assert made.status.url == "http://a"
+
+
+async def test_a_download_goes_to_the_engine_that_its_name_says_and_to_foundry_without_one() -> None:
+    made = router(foundry=engine("m:1"), b=engine("n:1"))
+    made.engines["b"].engine.error = EngineFailedError("b was asked")  # type: ignore[attr-defined]
+    async with made.download("far") as progress:
+        assert [step.model async for step in progress] == ["", "far:1"]
+    assert (await made.cancel_download("b::far"))["model"] == "far"
+    with pytest.raises(EngineFailedError, match="b was asked"):
+        async with made.download("b::far"):
+            pass
+    with pytest.raises(InvalidInputError, match="no engine 'c'; there are: foundry, b"):
+        made.download("c::far")
+
+
+async def test_the_catalogue_is_everybodys_and_names_who_does_not_tell() -> None:
+    silent = engine("n:1", list_error=EngineUnavailableError("It is away."))
+    catalog = await router(foundry=engine("m:1"), b=silent).catalog(refresh=True)
+    assert [(model.engine, model.id) for model in catalog.models] == [("foundry", "far:1")]
+    assert [(source.engine, source.status, source.reason) for source in catalog.sources] == [
+        ("foundry", "fresh", ""),
+        ("b", "unavailable", "It is away."),
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from fastapi_foundry.api.routes import foundry, generate, health, models, openai, openai_models, version
+from fastapi_foundry.api.routes import downloads, foundry, generate, health, models, openai, openai_models, version
 
 __all__ = ["all_routers"]
 
@@ -15,6 +15,7 @@ def all_routers() -> tuple[APIRouter, ...]:
         openai.router,
         openai_models.router,
         generate.router,
+        downloads.router,
         models.router,
         health.router,
         foundry.router,

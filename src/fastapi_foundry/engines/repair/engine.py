@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 
 from fastapi_foundry.engines.base import Call, Engine, EngineStatus, ModelCard, NotedStream, Notes, Reply, ReplyStream
+from fastapi_foundry.engines.catalog import Catalog, DownloadProgress
 from fastapi_foundry.engines.repair.completions import complete_text, stream_text
 from fastapi_foundry.engines.repair.learning import LearnedProfile
 from fastapi_foundry.engines.repair.profile import EngineProfile, ModelFacts
@@ -86,6 +87,18 @@ class RepairingEngine:
     async def unload_model(self, model: str) -> dict[str, Any]:
         """Unload a model and wait until its memory is returned; the engine's own answer."""
         return await self._engine.unload_model(model)
+
+    async def catalog(self, *, refresh: bool = False) -> Catalog:
+        """What can be downloaded; see ``Engine.catalog``."""
+        return await self._engine.catalog(refresh=refresh)
+
+    def download(self, model: str) -> AbstractAsyncContextManager[AsyncIterator[DownloadProgress]]:
+        """Download a model; see ``Engine.download``."""
+        return self._engine.download(model)
+
+    async def cancel_download(self, model: str) -> dict[str, Any]:
+        """End a download and wait until it has ended; the engine's own answer."""
+        return await self._engine.cancel_download(model)
 
     async def post(self, call: Call) -> Reply:
         """Send ``call`` and wait for the whole answer; see ``Engine.post``.
