@@ -190,8 +190,11 @@ class TestLoad:
     def test_ids_may_be_encoded_and_hold_a_slash(self, service: ProductProcess, tmp_path: Path):
         own = tmp_path / "own"
         shutil.copytree(DEMO, own)
-        assert ask(service.url, "/models/register", {"path": str(own), "name": "team/own:7"}).status == 200
-        # Today's engine loads no id with a slash, so what is looked at is which model was understood.
+        # The engine loads no id with a slash, so what is looked at is which model was understood.
+        (service.home / "registered.json").write_text(json.dumps({"models": {"team/own:7": str(own)}}))
+        refused = ask(service.url, "/openai/load/team/own:7")
+        assert (refused.status, refused.error["code"]) == (400, "model_files_invalid")
+        assert "'team-own:7'" in refused.error["message"]
         for path in ("team%2Fown%3A7?force=false", "team/own:7", "team%2fown"):
             assert ask(service.url, f"/openai/unload/{path}").json == {"status": "not_loaded", "model": "team/own:7"}
         assert ask(service.url, "/models/remove", {"model": "team/own:7"}).status == 200

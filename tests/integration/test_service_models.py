@@ -151,6 +151,17 @@ class TestRegister:
             assert "mine:7" not in listed(service)
         assert (own / "model.onnx").exists()
 
+    def test_a_directory_whose_name_is_no_id_gets_one_that_the_engine_takes(
+        self, service: ProductProcess, tmp_path: Path
+    ):
+        own = tmp_path / "_Mein Modell (größer)"
+        shutil.copytree(DEMO, own, ignore=shutil.ignore_patterns("inference_model.json"))
+        registered = ask(service.url, "/models/register", {"path": str(own)})
+        assert registered.json == {"model": "Mein-Modell-gr-er:1"}
+        answer = ask(service.url, CHAT, chat_body(max_tokens=2) | {"model": "mein-modell-gr-er"})
+        assert (answer.status, answer.json["model"]) == (200, "Mein-Modell-gr-er:1")
+        assert ask(service.url, "/models/remove", registered.json).status == 200
+
     @pytest.mark.parametrize(
         ("body", "param"),
         [
@@ -160,6 +171,7 @@ class TestRegister:
             ({"path": "/no/such/directory"}, "path"),
             ({"path": str(DEMO), "name": "bad name!"}, "name"),
             ({"path": str(DEMO), "name": "../up"}, "name"),
+            ({"path": str(DEMO), "name": "org/model:1"}, "name"),
             ({"path": str(DEMO), "name": 5}, "name"),
         ],
     )

@@ -12,12 +12,34 @@ import orjson
 
 from fastapi_foundry.errors import ModelFilesError
 
-__all__ = ["CHAT", "EMBEDDINGS", "ModelFiles", "inference_name", "inspect", "split_id"]
+__all__ = [
+    "CHAT",
+    "EMBEDDINGS",
+    "ID_RULE",
+    "ModelFiles",
+    "fitting_id",
+    "fitting_name",
+    "inference_name",
+    "inspect",
+    "is_id",
+    "split_id",
+]
 
 CHAT: Final = "chat-completion"
 EMBEDDINGS: Final = "embeddings"
 _MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
-_ID: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}(?::[0-9]{1,9})?$")
+# The engine's rule for names, measured with foundry-local-sdk 2.2.1; it sets no limit to their length.
+_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}")
+_NOT_IN_A_NAME: Final = re.compile(r"[^a-zA-Z0-9._-]+")
+_MAX_NAME_CHARS: Final = 128
+_VERSION: Final = re.compile(r"[0-9]{1,10}")
+_MAX_VERSION: Final = 2**31 - 1
+_SHOWN_CHARS: Final = 160
+
+ID_RULE: Final = (
+    "a name begins with a letter or a digit and holds only letters, digits, '.', '_' and '-' "
+    "([a-zA-Z0-9][a-zA-Z0-9._-]*, 128 characters at most), and a version is a number, as in 'my-model:1'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +64,41 @@ class ModelFiles:
 
 
 def split_id(name: str, *, param: str = "name") -> tuple[str, int]:
-    """Alias and version of a model id; a name without a version has version 1.
+    """Name and version of a model id; without a version it is 1.
 
     Raises:
-        ModelFilesError: The name cannot be an id.
+        ModelFilesError: The engine would not take it; the message has the rule, and an id that fits.
     """
-    if not _ID.match(name) or ".." in name:
-        raise ModelFilesError(
-            f"'{name}' cannot be a model id: use letters, digits, '.', '_' and '-', and a version as in 'my-model:1'.",
-            param=param,
-        )
-    alias, _, version = name.partition(":")
-    return alias, int(version or 1)
+    alias, colon, version = name.partition(":")
+    if _NAME.fullmatch(alias) and (not colon or _is_version(version)):
+        return alias, int(version or 1)
+    fitting = fitting_id(name)
+    suggestion = f" '{fitting}' would do." if fitting else ""
+    raise ModelFilesError(f"'{name[:_SHOWN_CHARS]}' cannot be a model id: {ID_RULE}.{suggestion}", param=param)
+
+
+def is_id(model_id: str) -> bool:
+    """Whether the engine takes it as a full id, which has a version without leading zeros."""
+    name, _, version = model_id.partition(":")
+    return bool(_NAME.fullmatch(name)) and _is_version(version) and str(int(version)) == version
+
+
+def fitting_id(name: str) -> str:
+    """The id nearest to ``name`` that the engine takes, with its version where it has one; empty where none is near."""
+    alias, colon, version = name.rpartition(":")
+    if not colon or not _is_version(version):
+        return fitting_name(name)
+    fitting = fitting_name(alias)
+    return f"{fitting}:{int(version)}" if fitting else ""
+
+
+def fitting_name(name: str) -> str:
+    """``name`` with '-' instead of what cannot be in the name of an id; empty where nothing of it is left."""
+    return _NOT_IN_A_NAME.sub("-", name).strip("-").lstrip("._-")[:_MAX_NAME_CHARS]
+
+
+def _is_version(text: str) -> bool:
+    return bool(_VERSION.fullmatch(text)) and int(text) <= _MAX_VERSION
 
 
 def inspect(path: Path) -> ModelFiles:

@@ -20,7 +20,17 @@ from typing import Any, Final
 
 import orjson
 
-from fastapi_foundry.daemon.model_files import CHAT, ModelFiles, inference_name, inspect, split_id
+from fastapi_foundry.daemon.model_files import (
+    CHAT,
+    ID_RULE,
+    ModelFiles,
+    fitting_id,
+    fitting_name,
+    inference_name,
+    inspect,
+    is_id,
+    split_id,
+)
 from fastapi_foundry.errors import InvalidInputError, ModelFilesError, ModelNotFoundError
 
 __all__ = ["DEMO_MODEL_ID", "LocalModel", "ModelStore", "write_json_atomically"]
@@ -57,8 +67,9 @@ class LocalModel:
 
     @property
     def version(self) -> int:
-        """The number after the colon."""
-        return int(self.id.partition(":")[2] or 1)
+        """The number after the colon; 1 where there is none."""
+        version = self.id.partition(":")[2]
+        return int(version) if version.isdecimal() else 1
 
     @property
     def task(self) -> str:
@@ -127,6 +138,10 @@ class ModelStore:
     def register(self, path_text: str, name: str | None) -> LocalModel:
         """Remember a directory of the user's own as a model. Blocks.
 
+        Args:
+            path_text: The directory.
+            name: Its id, or its id without a version; made of what the files or the directory are called if None.
+
         Raises:
             ModelFilesError: The directory is no usable model, or the name no usable id.
             InvalidInputError: Another model has that id.
@@ -136,13 +151,18 @@ class ModelStore:
             raise ModelFilesError("The path must be absolute: the service has a working directory of its own.")
         path = path.resolve()
         files = inspect(path)
-        alias, version = split_id(name or _clean_name(files.name or path.name), param="name" if name else "path")
+        made = name or _own_id(files.name) or _own_id(path.name)
+        if not made:
+            raise ModelFilesError(f"No model id can be made of '{path.name}', so give a name: {ID_RULE}.", param="name")
+        alias, version = split_id(made)
         model = LocalModel(f"{alias}:{version}", path, "registered", files)
         existing = self.scan().get(model.id)
         if existing is not None and existing.path != path:
             raise InvalidInputError(f"There is a model '{model.id}' already.", param="name", code="model_exists")
         if existing is None:
-            self._write_registry(self._read_registry() | {model.id: str(path)})
+            registry = self._read_registry()
+            unusable = [key for key, value in registry.items() if value == str(path) and not is_id(key)]
+            self._write_registry({k: v for k, v in registry.items() if k not in unusable} | {model.id: str(path)})
             self.scan()
         return model
 
@@ -208,12 +228,21 @@ def write_json_atomically(path: Path, value: Any) -> None:
 
 
 def _read(model_id: str, path: Path, source: str) -> LocalModel:
+    if not is_id(model_id):
+        return LocalModel(model_id, path, source, None, _id_problem(model_id, source))
     try:
         return LocalModel(model_id, path, source, inspect(path))
     except ModelFilesError as error:
         return LocalModel(model_id, path, source, None, error.message)
     except OSError as error:
         return LocalModel(model_id, path, source, None, f"The directory cannot be read: {error.strerror}.")
+
+
+def _id_problem(model_id: str, source: str) -> str:
+    """Why a model cannot be used under this id, and what can be done about it."""
+    better = f", as '{fitting}' for example" if (fitting := fitting_id(model_id)) else ""
+    way_out = f"Register it again{better}." if source == "registered" else "Rename its directory."
+    return f"The engine does not take its id: {ID_RULE}. {way_out}"
 
 
 def _model_directories(directory: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]:
@@ -227,23 +256,29 @@ def _model_directories(directory: Path, depth: int = _MAX_DEPTH) -> Iterator[Pat
 
 def _id_of(directory: Path) -> str:
     """A store directory's id: what ``inference_model.json`` says, else what its place says."""
-    name = _clean_name(inference_name(directory))
+    name = _own_id(inference_name(directory))
     if ":" in name:
         return name
     version_directory = _VERSION_DIRECTORY.match(directory.name)
     if version_directory:
         version = int(version_directory["version"])
-        return f"{name or directory.parent.name.removesuffix(f'-{version}')}:{version}"
+        return _made_id(name or directory.parent.name.removesuffix(f"-{version}"), version)
     match = _VERSION_SUFFIX.match(directory.name)
     if match:
-        return f"{name or match['name']}:{int(match['version'])}"
+        return _made_id(name or match["name"], int(match["version"]))
     if name and directory.name.startswith(f"{name}-") and directory.name[len(name) + 1 :].isdigit():
-        return f"{name}:{int(directory.name[len(name) + 1 :])}"
-    return f"{name or directory.name}:1"
+        return _made_id(name, int(directory.name[len(name) + 1 :]))
+    return _made_id(name or directory.name, 1)
 
 
-def _clean_name(name: str) -> str:
-    return name.strip().rsplit("/", 1)[-1]
+def _made_id(name: str, version: int) -> str:
+    """An id that fits; as the name stands where none can be made of it, so that it can be listed."""
+    return f"{fitting_name(name) or name}:{version}"
+
+
+def _own_id(name: str) -> str:
+    """An id made of what a model calls itself, which may have its publisher in front; empty where none can be."""
+    return fitting_id(name.strip().rsplit("/", 1)[-1])
 
 
 def _subdirectories(path: Path) -> list[Path]:

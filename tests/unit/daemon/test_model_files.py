@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fastapi_foundry.daemon.model_files import inspect, split_id
+from fastapi_foundry.daemon.model_files import fitting_id, inspect, is_id, split_id
 from fastapi_foundry.errors import ModelFilesError
 
 DECODER = {"filename": "model.onnx", "outputs": {"logits": "logits"}}
@@ -78,13 +78,43 @@ def test_what_is_no_directory_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "parts"), [("a:3", ("a", 3)), ("a", ("a", 1)), ("Phi-4.1_x", ("Phi-4.1_x", 1)), ("org/m:2", ("org/m", 2))]
+    ("name", "parts"),
+    [("a:3", ("a", 3)), ("a", ("a", 1)), ("Phi-4.1_x", ("Phi-4.1_x", 1)), ("4x:2147483647", ("4x", 2147483647))],
 )
 def test_ids_are_split_into_alias_and_version(name: str, parts: tuple[str, int]):
     assert split_id(name) == parts
 
 
-@pytest.mark.parametrize("name", ["", ":1", "a:b", "a b", "../a", "a:1:2", "é", "a" * 200])
-def test_what_cannot_be_an_id_is_refused(name: str):
-    with pytest.raises(ModelFilesError):
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("", ""),
+        (":1", ""),
+        ("模型", ""),
+        ("_a", "a"),
+        ("a:", "a"),
+        ("a:b", "a-b"),
+        ("a b", "a-b"),
+        ("../a", "a"),
+        ("a:1:2", "a-1:2"),
+        ("org/m:02", "org-m:2"),
+        ("Modèle (neu)", "Mod-le-neu"),
+        ("a:2147483648", "a-2147483648"),
+        ("a" * 200, "a" * 128),
+    ],
+)
+def test_what_the_engine_would_not_take_is_refused_with_the_rule_and_an_id_that_fits(name: str, suggestion: str):
+    with pytest.raises(ModelFilesError) as caught:
         split_id(name)
+    assert "[a-zA-Z0-9][a-zA-Z0-9._-]*" in caught.value.message
+    assert caught.value.message.endswith(f"'{suggestion}' would do." if suggestion else "'my-model:1'.")
+    assert caught.value.param == "name"
+    assert fitting_id(name) == suggestion
+    if suggestion:
+        split_id(suggestion)
+
+
+@pytest.mark.parametrize("name", ["a", "a:", "a:01", "a:1x", "a/b:1", "-a:1", "é:1", "a:2147483648"])
+def test_what_the_engine_would_not_load_is_no_id(name: str):
+    assert not is_id(name)
+    assert is_id("a.b_c-d:0")
