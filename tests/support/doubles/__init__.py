@@ -1,4 +1,4 @@
-"""Processes that behave like the three generations of Microsoft's Foundry Local; see ``running_double``."""
+"""Processes that behave like the generations of Microsoft's Foundry Local, or like OpenAI; see ``running_double``."""
 
 from __future__ import annotations
 

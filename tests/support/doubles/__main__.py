@@ -1,4 +1,4 @@
-"""``python -m tests.support.doubles gen1|gen2|gen3 [--port N] [--home DIR] [--fault NAME_OR_JSON]...``."""
+"""``python -m tests.support.doubles gen1|gen2|gen3|openai [--port N] [--home DIR] [--fault NAME_OR_JSON]...``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from tests.support.doubles.gen1 import Gen1Double
 from tests.support.doubles.gen2 import Gen2Double
 from tests.support.doubles.gen3 import Gen3Double
 from tests.support.doubles.models import DEFAULT_MODELS
+from tests.support.doubles.openai_like import HABITS, OpenAIDouble
 from tests.support.doubles.process import ended_with_its_parent
 from tests.support.doubles.service import DoubleOptions
 
-_DOUBLES = {double.generation: double for double in (Gen1Double, Gen2Double, Gen3Double)}
+_DOUBLES = {double.generation: double for double in (Gen1Double, Gen2Double, Gen3Double, OpenAIDouble)}
 
 
 async def _main() -> None:
@@ -31,6 +32,7 @@ async def _main() -> None:
     parser.add_argument("--load-s", type=float, default=0.0)
     parser.add_argument("--download-s", type=float, default=0.05)
     parser.add_argument("--chunk-delay-s", type=float, default=0.0)
+    parser.add_argument("--habit", action="append", default=[], choices=HABITS)
     parser.add_argument("--supervised", action="store_true", help="end when standard input does")
     given = parser.parse_args()
     options = DoubleOptions(
@@ -41,6 +43,7 @@ async def _main() -> None:
         load_s=given.load_s,
         download_s=given.download_s,
         chunk_delay_s=given.chunk_delay_s,
+        habits=tuple(given.habit),
     )
     double = _DOUBLES[given.generation](options)
     await double.listen(options.port)

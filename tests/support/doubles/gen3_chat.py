@@ -33,7 +33,9 @@ _GRAMMAR: Final = (
 )
 _CUT_CALL: Final = (
     "chat_session.cc:968 void fl::{anonymous}::ThrowInvalidToolCallWithoutRecovery(const std::string&) Model emitted "
-    "an invalid tool call: Tool-call output was interrupted before the batch could be committed."
+    "an invalid tool call: Tool-call output was interrupted before the batch could be committed. Recovery requires an "
+    "uncommitted call, an exact streamed-prefix checkpoint, and remaining output budget; canceled or truncated turns "
+    "are not replayed"
 )
 
 
@@ -215,7 +217,20 @@ def _called(tool: dict[str, Any], model: DoubleModel, prompt: int, limit: int) -
     made = ["<tool_call>", *pieces(json.dumps(arguments)), "</tool_call>", ""]
     if len(made) > limit:
         raise ChatError(_CUT_CALL, 500, Generated(model.id, prompt, [], "length"))
+    if (key := _impossible(tool)) is not None:
+        raise ChatError(
+            "tool_call_plan.cc:30 void fl::{anonymous}::Fail(flErrorCode, std::string_view, std::string_view) tool "
+            f"'{tool['function']['name']}': instance '/{key}', keyword '/properties/{key}': False schema always fails",
+            500,
+            Generated(model.id, prompt, [], "stop"),
+        )
     return Generated(model.id, prompt, made, "tool_calls", (tool["function"]["name"], arguments))
+
+
+def _impossible(tool: dict[str, Any]) -> str | None:
+    """A parameter that nothing fits."""
+    properties = (tool["function"].get("parameters") or {}).get("properties") or {}
+    return next((key for key, schema in properties.items() if schema is False), None)
 
 
 def _narrowed(tools: list[dict[str, Any]], choice: Any) -> list[dict[str, Any]]:

@@ -102,8 +102,9 @@ def running_double(
     load_s: float = 0.0,
     download_s: float = 0.05,
     chunk_delay_s: float = 0.0,
+    habits: Sequence[str] = (),
 ) -> Iterator[RunningDouble]:
-    """Run ``gen1``, ``gen2`` or ``gen3`` until the block is left; it takes about 0.2 s to be ready.
+    """Run ``gen1``, ``gen2``, ``gen3`` or ``openai`` until the block is left; it takes about 0.2 s to be ready.
 
     Args:
         generation: Which one.
@@ -114,12 +115,15 @@ def running_double(
         load_s: How long a load takes.
         download_s: How long a download takes.
         chunk_delay_s: Before each frame of a stream but the first, and for each token of a whole answer.
+        habits: Of ``openai``: what it does otherwise than OpenAI, from ``openai_like.HABITS``.
     """
     command = [sys.executable, "-m", "tests.support.doubles", generation, "--supervised"]
     command += ["--home", str(home), "--port", str(port), "--load-s", str(load_s)]
     command += ["--download-s", str(download_s), "--chunk-delay-s", str(chunk_delay_s)]
     for model in models:
         command += ["--model", model]
+    for habit in habits:
+        command += ["--habit", habit]
     for fault in faults:
         command += ["--fault", fault if isinstance(fault, str) else json.dumps(fault)]
     with popen_supervised(command, home) as popen:

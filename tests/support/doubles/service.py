@@ -28,7 +28,7 @@ _STREAM_LIMIT_BYTES: Final = 1 << 20
 
 @dataclass
 class DoubleOptions:
-    """How a double is started; ``home`` is its ``~/.foundry``, times are in seconds."""
+    """How a double is started; ``home`` is its ``~/.foundry``, times are in seconds, ``habits`` see ``openai_like``."""
 
     home: Path
     port: int = 0
@@ -37,6 +37,7 @@ class DoubleOptions:
     load_s: float = 0.0
     download_s: float = 0.05
     chunk_delay_s: float = 0.0
+    habits: tuple[str, ...] = ()
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The model inside a double: deterministic, one token per word, and obedient enough to test with.
 
-- ``echo: TEXT`` is answered with TEXT, ``count to N`` with the numbers, anything else with a greeting.
+- ``echo: TEXT`` and ``repeat ...: TEXT`` are answered with TEXT, ``count to N`` with the numbers, anything else with a
+  greeting.
 - A JSON schema is answered with its smallest instance; a tool on offer is called.
 """
 
@@ -62,8 +63,8 @@ def last_text(messages: list[Any]) -> str:
 def answer_to(messages: list[Any]) -> str:
     """What the model says."""
     text = last_text(messages).strip()
-    if text.lower().startswith("echo:"):
-        return text[5:].strip()
+    if said := re.match(r"(?:echo|repeat\b[^:]*):", text, re.IGNORECASE):
+        return text[said.end() :].strip()
     if count := re.search(r"count to (\d+)", text, re.IGNORECASE):
         return " ".join(str(number) for number in range(1, int(count[1]) + 1))
     if messages and messages[-1].get("role") == "tool":

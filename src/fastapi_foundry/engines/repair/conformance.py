@@ -47,7 +47,7 @@ _LOADED: Final = frozenset({"loaded", "in_use"})
 _NO_CHAT: Final = ("embed", "whisper", "rerank", "transcri")
 _NAMED_MODELS: Final = 5
 _PROBED_PERCENT: Final = 40.0
-_ABOUT_PROBES: Final = 27
+_ABOUT_PROBES: Final = 29
 
 Progress = Callable[[float, str], None]
 """Takes percent done and what is being done."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["delta", "first_choice", "shown", "support", "text_in"]
+__all__ = ["delta", "first_choice", "lacking_in_deltas", "repetitions", "shown", "support", "text_in"]
 
 _SHOWN_CHARS: Final = 80
 
@@ -31,6 +32,27 @@ def delta(chunk: Mapping[str, Any]) -> dict[str, Any]:
 def text_in(answer: Mapping[str, Any]) -> str:
     """The text of an answer."""
     return str((first_choice(answer).get("message") or {}).get("content") or "")
+
+
+def repetitions(text: str) -> int:
+    """How often a text says its most frequent word."""
+    return max(Counter(text.split()).values(), default=0)
+
+
+def lacking_in_deltas(deltas: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the deltas of tool calls lack: every one has its index, the first of a call its id, type and name too."""
+    begun: set[int] = set()
+    lacking: dict[str, None] = {}
+    for call in deltas:
+        index = call.get("index")
+        if type(index) is not int:
+            lacking["index"] = None
+            continue
+        if index not in begun:
+            begun.add(index)
+            fields = {"id": call.get("id"), "type": call.get("type"), "name": (call.get("function") or {}).get("name")}
+            lacking |= dict.fromkeys(name for name, value in fields.items() if not value)
+    return list(lacking)
 
 
 def shown(value: Any) -> str:

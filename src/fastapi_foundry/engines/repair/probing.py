@@ -1,6 +1,6 @@
 """Ask a live engine what it does with each feature of the contract.
 
-About twenty small requests, one after the other, each of a few tokens and with a bound of its own. What an engine
+Some thirty small requests, one after the other, each of a few tokens and with a bound of its own. What an engine
 refuses, ignores or does is told from its answers alone; what cannot be told keeps the starting profile's word.
 """
 
@@ -8,33 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
-from fastapi_foundry.engines.base import Call, Engine
-from fastapi_foundry.engines.repair.answers import raise_hidden_error, usage_of
+from fastapi_foundry.engines.base import Engine
+from fastapi_foundry.engines.repair.answers import usage_of
 from fastapi_foundry.engines.repair.json_text import find_json
-from fastapi_foundry.engines.repair.probe_answers import delta, first_choice, shown, support, text_in
+from fastapi_foundry.engines.repair.probe_answers import (
+    delta,
+    first_choice,
+    lacking_in_deltas,
+    repetitions,
+    shown,
+    support,
+    text_in,
+)
+from fastapi_foundry.engines.repair.probe_requests import HELLO, ProbeRequests
 from fastapi_foundry.engines.repair.profile import EngineProfile
 from fastapi_foundry.engines.repair.tool_text import find_calls
-from fastapi_foundry.errors import (
-    EngineTimeoutError,
-    EngineUnavailableError,
-    FoundryError,
-    ModelNotFoundError,
-    ModelUnavailableError,
-    QueueFullError,
-)
-from fastapi_foundry.wire.errors import fact_from_error_event
-from fastapi_foundry.wire.sse import SSEDecoder
+from fastapi_foundry.errors import FoundryError
 
 __all__ = ["Finding", "Probed", "probe_profile"]
 
-_CHAT: Final = "/v1/chat/completions"
-_HELLO: Final = ({"role": "user", "content": "Say hello and count to five."},)
 _SCHEMA: Final = {
     "type": "object",
     "properties": {"zq": {"type": "integer", "minimum": 1, "maximum": 9}},
@@ -53,6 +49,9 @@ _TOOL: Final = {
 _IMAGE: Final = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mP8/x8AAwMCAO+ip1sAAAAASUVORK5CYII="
 )
+_REPETITION: Final = "Repeat exactly, without a word of your own:" + 24 * " hello"
+# A penalty takes 2 from a token's logit for each repetition, so that after this many another token has won.
+_MANY_REPETITIONS: Final = 12
 _BEYOND_ANY_CONTEXT: Final = 9_000_000
 _STREAMED_CHUNKS: Final = 4
 
@@ -97,12 +96,13 @@ async def probe_profile(
         request_timeout_s: For each request, in seconds.
         total_timeout_s: For all of them; features whose turn does not come keep ``start``'s word.
     """
-    probe = _Probe(engine, model, start, request_timeout_s)
+    probe = _Probe(ProbeRequests(engine, model, request_timeout_s), start)
     steps: tuple[Callable[[], Awaitable[None]], ...] = (
         probe.plain,
         probe.schema,
         probe.choices,
-        probe.extras,
+        probe.logprobs,
+        probe.penalties,
         probe.bias,
         probe.stops,
         probe.messages,
@@ -124,11 +124,9 @@ async def probe_profile(
 
 
 class _Probe:
-    def __init__(self, engine: Engine, model: str, start: EngineProfile, request_timeout_s: float) -> None:
-        self._engine = engine
-        self._model = model
+    def __init__(self, requests: ProbeRequests, start: EngineProfile) -> None:
+        self._requests = requests
         self._start = start
-        self._timeout_s = request_timeout_s
         self._findings: list[Finding] = []
         self._text = ""
 
@@ -140,7 +138,7 @@ class _Probe:
         self._findings.append(Finding(step, "", f"the probe failed: {shown(str(error) or type(error).__name__)}"))
 
     async def plain(self) -> None:
-        answer = await self._ask()
+        answer = await self._requests.ask()
         choice = first_choice(answer)
         message = choice.get("message") or {}
         self._text = message.get("content") or ""
@@ -162,7 +160,7 @@ class _Probe:
         )
         for behaviour, response_format in forms:
             # Some white space before a brace is a habit of small models under a grammar.
-            text, refusal = await self._text_of(response_format=response_format, max_tokens=64)
+            text, refusal = await self._requests.text(response_format=response_format, max_tokens=64)
             values = [found.value for found in find_json(text)]
             if behaviour == "json_object_only":
                 fits = any(isinstance(value, dict) for value in values) or text.lstrip().startswith("{")
@@ -176,24 +174,35 @@ class _Probe:
         self._found("json_schema", "ignored", "no form of a schema has an effect")
 
     async def choices(self) -> None:
-        answer, refusal = await self._try(n=2, temperature=1.0)
+        answer, refusal = await self._requests.attempt(n=2, temperature=1.0)
         count = len((answer or {}).get("choices") or ())
         behaviour = "refused" if answer is None else "native" if count == 2 else "ignored"  # noqa: PLR2004 - n
         self._found("n", behaviour, refusal or f"n of 2 gives {count}")
 
-    async def extras(self) -> None:
-        answer, refusal = await self._try(logprobs=True, top_logprobs=2)
+    async def logprobs(self) -> None:
+        answer, refusal = await self._requests.attempt(logprobs=True, top_logprobs=2)
         there = bool(answer and first_choice(answer).get("logprobs"))
         self._found("logprobs", support(answer, there), refusal or f"logprobs are {'there' if there else 'null'}")
-        answer, refusal = await self._try(presence_penalty=0.5, frequency_penalty=0.5)
+
+    async def penalties(self) -> None:
+        """Whether they change a text that says one word again and again, which they must where they are heeded."""
+        asked: dict[str, Any] = {"messages": [{"role": "user", "content": _REPETITION}], "max_tokens": 48, "seed": 7}
+        plain = text_in(await self._requests.ask(**asked))
+        answer, refusal = await self._requests.attempt(**asked, frequency_penalty=2.0, presence_penalty=2.0)
         if answer is None:
             self._found("penalties", "refused", refusal)
+        elif repetitions(plain) < _MANY_REPETITIONS:
+            self._found("penalties", self._start.penalties, "taken; no effect shows, as the model repeats nothing")
+        elif text_in(answer) == plain:
+            self._found("penalties", "ignored", f"a word is said {repetitions(plain)} times in spite of them")
+        elif text_in(await self._requests.ask(**asked)) == plain:
+            self._found("penalties", "native", "a word is said less often")
         else:
-            self._found("penalties", self._start.penalties if self._start.penalties != "refused" else "native", "taken")
+            self._found("penalties", self._start.penalties, "taken; no effect shows, as no two answers are the same")
 
     async def bias(self) -> None:
         # A strong push of one token shows in the text of any engine that heeds it.
-        answer, refusal = await self._try(logit_bias={"100": 100})
+        answer, refusal = await self._requests.attempt(logit_bias={"100": 100})
         changed = answer is not None and text_in(answer) != self._text
         words = "text changes" if changed else "text is the same"
         self._found("logit_bias", support(answer, changed), refusal or words)
@@ -202,27 +211,27 @@ class _Probe:
         stop = self._text[2:4].strip() or self._text[:1]
         if not stop:
             return
-        answer, refusal = await self._try(stop=[stop])
+        answer, refusal = await self._requests.attempt(stop=[stop])
         heeded = answer is not None and stop not in text_in(answer)
         words = f"text {'ends before' if heeded else 'goes on after'} the stop sequence"
         self._found("stop", support(answer, heeded), refusal or words)
 
     async def messages(self) -> None:
-        parts = [{"role": "user", "content": [{"type": "text", "text": _HELLO[0]["content"]}]}]
-        answer, refusal = await self._try(messages=parts)
+        parts = [{"role": "user", "content": [{"type": "text", "text": HELLO[0]["content"]}]}]
+        answer, refusal = await self._requests.attempt(messages=parts)
         same = answer is not None and text_in(answer) == self._text
         self._found("content_parts", support(answer, same), refusal or ("same text" if same else "another text"))
         image = [
             {"role": "user", "content": [*parts[0]["content"], {"type": "image_url", "image_url": {"url": _IMAGE}}]}
         ]
-        seen, refusal = await self._try(messages=image)
+        seen, refusal = await self._requests.attempt(messages=image)
         behaviour = (
             "refused" if seen is None else "dropped" if answer and text_in(seen) == text_in(answer) else "native"
         )
         self._found("images", behaviour, refusal or f"an image is {'taken' if behaviour == 'native' else behaviour}")
         system = {"role": "system", "content": "Answer in one word."}
-        told, _ = await self._try(messages=[system, *_HELLO])
-        developer, refusal = await self._try(messages=[{**system, "role": "developer"}, *_HELLO])
+        told, _ = await self._requests.attempt(messages=[system, *HELLO])
+        developer, refusal = await self._requests.attempt(messages=[{**system, "role": "developer"}, *HELLO])
         if developer is not None and (told is None or text_in(told) == self._text):
             self._found("developer_role", self._start.developer_role, "a system message changes nothing here")
             return
@@ -232,7 +241,7 @@ class _Probe:
     async def tools(self) -> None:
         asked: dict[str, Any] = {"tools": [_TOOL], "tool_choice": "required", "max_tokens": 96}
         question = [{"role": "user", "content": "What is the weather in Paris?"}]
-        answer, refusal = await self._try(messages=question, **asked)
+        answer, refusal = await self._requests.attempt(messages=question, **asked)
         if answer is None:
             self._found("tools", "none", refusal)
             return
@@ -247,15 +256,16 @@ class _Probe:
         if choice.get("finish_reason") != "tool_calls":
             self._found("finish_reason", "unreliable", f"with a call it is {shown(choice.get('finish_reason'))}")
         strict = {**_TOOL, "function": {**_TOOL["function"], "strict": True}}  # type: ignore[dict-item]
-        answer, refusal = await self._try(messages=question, **(asked | {"tools": [strict]}))
+        answer, refusal = await self._requests.attempt(messages=question, **(asked | {"tools": [strict]}))
         self._found("strict_tools", "refused" if answer is None else "native", refusal or "taken")
-        chunks, _ = await self._streamed(messages=question, **asked)
+        chunks, _ = await self._requests.stream(messages=question, **asked)
         deltas = [call for chunk in chunks for call in delta(chunk).get("tool_calls") or ()]
-        right = bool(deltas) and all(isinstance(call.get("index"), int) for call in deltas)
-        self._found("tool_deltas", "complete" if right else "incomplete", f"{len(deltas)} deltas, index: {right}")
+        lacking = lacking_in_deltas(deltas)
+        words = f"deltas lack {', '.join(lacking)}" if lacking else "every field is there" if deltas else "no deltas"
+        self._found("tool_deltas", "incomplete" if lacking or not deltas else "complete", words)
 
     async def stream(self) -> None:
-        chunks, done = await self._streamed(stream_options={"include_usage": True})
+        chunks, done = await self._requests.stream(stream_options={"include_usage": True})
         usage = [chunk["usage"] for chunk in chunks if usage_of(chunk.get("usage"))]
         self._found("stream_usage", "present" if usage else "missing", f"{len(usage)} usage frames")
         reasons = [first_choice(chunk).get("finish_reason") for chunk in chunks if chunk.get("choices")]
@@ -266,21 +276,20 @@ class _Probe:
             self._found("envelope", "incomplete", "a stream lacks its role or id or [DONE]")
 
     async def limits(self) -> None:
-        answer, refusal = await self._try(max_completion_tokens=1, max_tokens=None)
+        answer, refusal = await self._requests.attempt(max_completion_tokens=1, max_tokens=None)
         used = (usage_of((answer or {}).get("usage")) or {}).get("completion_tokens")
         heeded = answer is not None and (used == 1 if used is not None else len(text_in(answer)) < len(self._text))
         self._found("max_completion_tokens", support(answer, heeded), refusal or f"of 1 gives {used} tokens")
         try:
-            await self._streamed(max_tokens=_BEYOND_ANY_CONTEXT, at_most=_STREAMED_CHUNKS)
+            await self._requests.stream(max_tokens=_BEYOND_ANY_CONTEXT, at_most=_STREAMED_CHUNKS)
         except FoundryError as error:
             self._found("max_tokens_overflow", "refused", shown(error.message))
         else:
             self._found("max_tokens_overflow", "clamped", "more than any context is taken")
 
     async def text_completions(self) -> None:
-        body = {"model": self._model, "prompt": "Hello", "max_tokens": 1}
         try:
-            await self._post("/v1/completions", body)
+            await self._requests.post("/v1/completions", {"prompt": "Hello", "max_tokens": 1})
         except FoundryError as error:
             self._found("completions", "missing", shown(error.message))
         else:
@@ -288,54 +297,3 @@ class _Probe:
 
     def _found(self, feature: str, behaviour: str, raw: str) -> None:
         self._findings.append(Finding(feature, behaviour, shown(raw)))
-
-    def _body(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        body = {"model": self._model, "messages": list(_HELLO), "max_tokens": 12, "temperature": 0} | dict(values)
-        return {key: value for key, value in body.items() if value is not None}
-
-    async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        reply = await self._engine.post(Call(path, orjson.dumps(body), "probe", self._timeout_s, body))
-        raise_hidden_error(reply.body)
-        answer = orjson.loads(reply.body)
-        return answer if isinstance(answer, dict) else {}
-
-    async def _ask(self, **values: Any) -> dict[str, Any]:
-        return await self._post(_CHAT, self._body(values))
-
-    async def _try(self, **values: Any) -> tuple[dict[str, Any] | None, str]:
-        """An answer, or None and why the engine refuses to give one.
-
-        Raises:
-            FoundryError: The engine cannot be asked at all now, which tells nothing about the feature.
-        """
-        try:
-            return await self._ask(**values), ""
-        except (EngineUnavailableError, EngineTimeoutError, ModelNotFoundError, ModelUnavailableError, QueueFullError):
-            raise
-        except FoundryError as error:
-            return None, f"refused: {shown(error.message)}"
-
-    async def _text_of(self, **values: Any) -> tuple[str, str]:
-        answer, refusal = await self._try(**values)
-        return (text_in(answer) if answer else ""), refusal
-
-    async def _streamed(self, at_most: int = 1000, **values: Any) -> tuple[list[dict[str, Any]], bool]:
-        """The chunks of a stream, and whether it ended with ``[DONE]``."""
-        body = self._body(values | {"stream": True})
-        decoder = SSEDecoder()
-        chunks: list[dict[str, Any]] = []
-        async with (
-            asyncio.timeout(self._timeout_s),
-            self._engine.stream(Call(_CHAT, orjson.dumps(body), "probe", self._timeout_s, body)) as source,
-        ):
-            async for part in source:
-                for event in decoder.feed(part):
-                    if event.data == b"[DONE]":
-                        return chunks, True
-                    chunk = orjson.loads(event.data)
-                    if "error" in chunk:
-                        raise fact_from_error_event(event.data)
-                    chunks.append(chunk)
-                if len(chunks) >= at_most:
-                    break
-        return chunks, False
