@@ -30,7 +30,7 @@ BODY = {"model": "double:1", "messages": [{"role": "user", "content": "Hello the
 @contextmanager
 def started(command: list[str], root: Path, env: dict[str, str]) -> Iterator[tuple[int, int]]:
     """A process and the port that its ready line names: (port, pid)."""
-    environ = {**os.environ, **env, "PYTHONPATH": str(root)}
+    environ = {**os.environ, **env, "PYTHONPATH": os.pathsep.join((str(root), str(root / "src")))}
     popen = subprocess.Popen(
         command, cwd=root, env=environ, stdout=subprocess.PIPE, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
     )

@@ -6,12 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi_foundry.engines.base import Engine, EngineReport
+from fastapi_foundry.engines.via import Via
+from fastapi_foundry.services.access import AccessService
 from fastapi_foundry.services.batches import BatchesService
 from fastapi_foundry.services.health import HealthService
 from fastapi_foundry.services.inference import InferenceService
+from fastapi_foundry.services.keys import KeysService
+from fastapi_foundry.services.limits import LimitsService
 from fastapi_foundry.services.models import ModelsService
+from fastapi_foundry.services.sessions import SessionsService
 from fastapi_foundry.services.stopping import Stopping
+from fastapi_foundry.services.upkeep import Upkeep
+from fastapi_foundry.services.usage import UsageService
 from fastapi_foundry.settings import Settings
+from fastapi_foundry.storage.audit import AuditStore
+from fastapi_foundry.storage.database import Database
 
 __all__ = ["Services"]
 
@@ -22,6 +31,7 @@ class Services:
 
     Attributes:
         engine_reports: How each engine behind ``engine`` is now; never waits.
+        via: Which gateways a request has passed, this one among them.
     """
 
     settings: Settings
@@ -29,6 +39,15 @@ class Services:
     models: ModelsService
     inference: InferenceService
     batches: BatchesService
+    access: AccessService
+    keys: KeysService
+    sessions: SessionsService
+    usage: UsageService
+    limits: LimitsService
+    audit: AuditStore
+    upkeep: Upkeep
+    database: Database
     health: HealthService
     stopping: Stopping
     engine_reports: Callable[[], list[EngineReport]]
+    via: Via

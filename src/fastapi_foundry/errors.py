@@ -8,20 +8,37 @@ The tree::
     ├── InvalidInputError             the caller sent something wrong
     │   ├── ContextLengthExceededError
     │   ├── BodyTooLargeError
+    │   ├── HeadTooLargeError         the first line and the headers of a request pass a limit
+    │   ├── RequestTooSlowError       a request did not arrive in time
     │   ├── UnsupportedParameterError the model or engine cannot honour a parameter
     │   └── ModelFilesError           a model directory lacks what a model needs
-    ├── ForbiddenError                the caller may not do that from where it is
+    ├── AuthenticationError           the caller has not shown who it is
+    ├── ForbiddenError                the caller may not do that, or not from where it is
+    │   ├── InsufficientScopeError    its key lacks the right
+    │   └── ModelNotAllowedError      its key is not for that model
+    ├── KeyNotFoundError              no such API key
     ├── ModelNotFoundError            no such model here
     ├── ModelUnavailableError         the model exists and cannot run now
     ├── QueueFullError                too many are waiting already
+    ├── LimitExceededError            the caller, or all together, may use no more for now
+    │   └── TokenBudgetExceededError  the tokens of the day or the month are used up
+    ├── OverloadedError               the server holds as many connections, or as much, as it may
     ├── StructuredOutputError         the model's answer breaks the schema that was asked for
     ├── CatalogUnavailableError       the online catalogue cannot be reached (or must not be)
+    ├── StorageError                  the database did not do what it was asked for
+    │   ├── StorageConflictError      a row with that identity is there already, or one that is needed is not
+    │   ├── StorageUnavailableError   it cannot be opened or reached, or is busy for too long
+    │   ├── StorageFullError          there is no space left
+    │   ├── StorageCorruptError       what is on the disk is damaged
+    │   └── StorageSchemaError        its tables do not fit this program; found at start and by commands
     ├── StoppingError                 this process is about to end
     └── EngineError
         ├── EngineUnavailableError    nothing answers at the engine's address
         │   └── ModelLoadingError     it answers, and says that the model is still being loaded
         ├── EngineFailedError         the engine broke, or answered nonsense
-        └── EngineTimeoutError        the engine did not answer in time
+        │   └── ModelOutputError      it works, and what the model said cannot be used
+        ├── EngineTimeoutError        the engine did not answer in time
+        └── EngineLoopError           the engine is a gateway, and the way through it leads back here
 
 A message is written for the client: it names what is wrong and what would be right, and holds no
 path, internal address or stack trace unless the caller gave that very value. ``context`` is for the
@@ -32,25 +49,42 @@ responses; nothing else does.
 from __future__ import annotations
 
 __all__ = [
+    "AuthenticationError",
     "BodyTooLargeError",
     "CatalogUnavailableError",
     "ConfigurationError",
     "ContextLengthExceededError",
     "EngineError",
     "EngineFailedError",
+    "EngineLoopError",
     "EngineTimeoutError",
     "EngineUnavailableError",
     "ForbiddenError",
     "FoundryError",
+    "HeadTooLargeError",
+    "InsufficientScopeError",
     "InvalidInputError",
+    "KeyNotFoundError",
+    "LimitExceededError",
     "ModelFilesError",
     "ModelLoadingError",
+    "ModelNotAllowedError",
     "ModelNotFoundError",
+    "ModelOutputError",
     "ModelUnavailableError",
+    "OverloadedError",
     "PortUnavailableError",
     "QueueFullError",
+    "RequestTooSlowError",
     "StoppingError",
+    "StorageConflictError",
+    "StorageCorruptError",
+    "StorageError",
+    "StorageFullError",
+    "StorageSchemaError",
+    "StorageUnavailableError",
     "StructuredOutputError",
+    "TokenBudgetExceededError",
     "UnsupportedParameterError",
 ]
 
@@ -145,6 +179,20 @@ class BodyTooLargeError(InvalidInputError):
         self.limit_bytes = limit_bytes
 
 
+class HeadTooLargeError(InvalidInputError):
+    """The first line and the headers of a request are more, or larger, than is taken; the message names the limit."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="head_too_large")
+
+
+class RequestTooSlowError(InvalidInputError):
+    """The client took too long to send its request; the message says which part, and the limit."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="request_too_slow")
+
+
 class UnsupportedParameterError(InvalidInputError):
     """A parameter is understood, and this model or engine cannot honour it."""
 
@@ -163,6 +211,42 @@ class ForbiddenError(FoundryError):
     """The caller may not do this from where it is (foreign Host or Origin)."""
 
     code = "forbidden"
+
+
+class AuthenticationError(FoundryError):
+    """The caller has not shown who it is: no key, or one that is wrong, revoked or expired."""
+
+    code = "invalid_api_key"
+
+
+class InsufficientScopeError(ForbiddenError):
+    """The caller is known and lacks a right; the message names it."""
+
+    code = "insufficient_scope"
+
+
+class ModelNotAllowedError(ForbiddenError):
+    """The caller's key is not for that model, whether there is one of that name or not.
+
+    Args:
+        key: The key's name.
+        model: The name as the caller gave it.
+    """
+
+    code = "model_not_allowed"
+
+    def __init__(self, key: str, model: str) -> None:
+        super().__init__(f"The key '{key}' may not use the model '{model}'.")
+        self.model = model
+
+
+class KeyNotFoundError(FoundryError):
+    """No API key has that id or name."""
+
+    code = "key_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no key '{name}'.")
 
 
 class ModelNotFoundError(FoundryError):
@@ -215,6 +299,40 @@ class QueueFullError(FoundryError):
         self.retry_after_s = retry_after_s
 
 
+class LimitExceededError(FoundryError):
+    """The caller's key, or all clients together, may use no more for now; the message says of what, and until when.
+
+    Args:
+        retry_after_s: Seconds until there will be room again.
+    """
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TokenBudgetExceededError(LimitExceededError):
+    """The tokens of the day or the month are used up."""
+
+    code = "token_budget_exceeded"
+
+
+class OverloadedError(FoundryError):
+    """The server has as many connections, or holds as much, as it may.
+
+    Args:
+        retry_after_s: An estimate of when there will be room.
+    """
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class StructuredOutputError(FoundryError):
     """No answer of the model kept to the ``response_format`` that was asked for, however often it was asked.
 
@@ -234,6 +352,54 @@ class CatalogUnavailableError(FoundryError):
     """The online catalogue cannot be used: offline mode, no network, or the catalogue's own failure."""
 
     code = "catalog_unavailable"
+
+
+class StorageError(FoundryError):
+    """The database did not do what it was asked for, and it is not the caller's doing."""
+
+    code = "storage_error"
+
+
+class StorageConflictError(StorageError):
+    """A row with that identity is there already, or a row that this one needs is not."""
+
+    code = "storage_conflict"
+
+
+class StorageUnavailableError(StorageError):
+    """The database cannot be opened or reached, or somebody else keeps it busy for too long.
+
+    Args:
+        message: For the client.
+        retry_after_s: When another try may succeed, if that is known.
+    """
+
+    code = "storage_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, **context: object) -> None:
+        super().__init__(message, **context)
+        self.retry_after_s = retry_after_s
+
+
+class StorageFullError(StorageError):
+    """There is no space left for the database; nothing of what was to be written is in it."""
+
+    code = "storage_full"
+
+
+class StorageCorruptError(StorageError):
+    """What is on the disk is damaged, or is no database."""
+
+    code = "storage_corrupt"
+
+
+class StorageSchemaError(StorageError):
+    """The tables do not fit this program, or could not be brought to fit it.
+
+    Met at start and by commands, never by a client, so that the message may name files.
+    """
+
+    code = "storage_schema"
 
 
 class StoppingError(FoundryError):
@@ -283,6 +449,19 @@ class EngineFailedError(EngineError):
     """The engine broke while it worked, or its answer makes no sense."""
 
     code = "engine_failed"
+
+
+class ModelOutputError(EngineFailedError):
+    """The engine works; what the model said cannot be used, and another try may go better."""
+
+
+class EngineLoopError(EngineError):
+    """A request between gateways came back to one that it had passed, or passed too many.
+
+    The engine lives, and the same request would go the same way again.
+    """
+
+    code = "loop_detected"
 
 
 class EngineTimeoutError(EngineError):

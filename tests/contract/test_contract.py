@@ -168,6 +168,50 @@ def test_a_tool_call_has_openais_form(engine: Behind, stream: bool) -> None:
     assert "city" in json.loads(arguments)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_call_over_the_token_limit_is_cut_like_a_text(engine: Behind, stream: bool) -> None:
+    more: dict[str, Any] = {"tools": [WEATHER], "max_tokens": 3}
+    if stream:
+        more["stream_options"] = {"include_usage": True}
+        *chunks, last = streamed(engine, "What is the weather in Lisbon?", **more)
+        roles = [chunk["choices"][0]["delta"].get("role") for chunk in chunks]
+        assert roles == ["assistant"] + [None] * (len(chunks) - 1)
+        assert len({chunk["id"] for chunk in [*chunks, last]}) == 1
+        assert last["choices"] == []
+        content, usage = text_of(chunks), last["usage"]
+        reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
+        assert reasons == [None] * (len(chunks) - 1) + ["length"]
+    else:
+        answer = chat(engine, "What is the weather in Lisbon?", **more)
+        assert answer.status == 200, answer.body
+        (choice,), usage = answer.json["choices"], answer.json["usage"]
+        content = choice["message"]["content"]
+        assert (choice["finish_reason"], choice["message"]["role"]) == ("length", "assistant")
+        assert "tool_calls" not in choice["message"]
+        altered = "tools: the call was cut off at the token limit" in answer.headers.get("x-foundry-altered", "")
+        assert altered is (engine.engine in {"native", "gen2", "gen3"})
+    # Where tool calls are text, the beginning of one is seen.
+    assert (content == "") is (engine.engine != "gen1")
+    assert usage["prompt_tokens"] > 0
+    assert usage["completion_tokens"] == 3
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+@pytest.mark.parametrize("engine", ["ours", "native", "gen2", "gen3"], indirect=True)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_call_that_the_engine_refuses_is_said_to_make_no_sense(engine: Behind, stream: bool) -> None:
+    parameters = {"type": "object", "properties": {"city": False}, "required": ["city"]}
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
+    more = {"tools": [tool], "tool_choice": "required", "max_tokens": 100}
+    answer = chat(engine, "What is the weather in Lisbon?", stream=stream, **more)
+    # Generation 2 says so before the stream begins; the others have begun by then.
+    assert answer.status == (200 if stream and engine.engine != "gen2" else 502)
+    *_, last = answer.body.decode().strip().split("\n\n")
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert error["message"].startswith("The model's tool call makes no sense.")
+    assert error["code"] == "engine_failed"
+
+
 @pytest.mark.parametrize(
     ("more", "param"),
     [

@@ -22,6 +22,9 @@ CHROMIUM_ARGUMENTS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--no-proxy-server",
+    # Names that lead to this machine, as those do that somebody points there to get behind the same-origin policy.
+    "--host-resolver-rules=MAP *.test 127.0.0.1",
 )
 WIDE: ViewportSize = {"width": 1100, "height": 760}
 PHONE: ViewportSize = {"width": 320, "height": 640}

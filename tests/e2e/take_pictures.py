@@ -28,7 +28,21 @@ def main() -> None:
         take(browser, gateway.url, WIDE, "light", "chat-light")
         take(browser, gateway.url, WIDE, "dark", "chat-dark")
         take(browser, gateway.url, TALL_PHONE, "light", "chat-phone")
+        take_sign_in(browser, Path(home) / "guarded")
         browser.close()
+
+
+def take_sign_in(browser: Browser, home: Path) -> None:
+    env = {"FASTAPI_FOUNDRY__SECURITY__REQUIRE_KEY": "always", "FOUNDRY_ADMIN_KEY": "k" * 32}
+    with gateway_process(home, env=env) as gateway:
+        page = browser.new_page(viewport=WIDE, color_scheme="light")
+        page.goto(gateway.url)
+        page.locator("#health[data-state=healthy]").wait_for()
+        page.get_by_label("API key").fill("ffk_wrong")
+        page.keyboard.press("Enter")
+        page.get_by_role("alert").wait_for()
+        shoot(page, "sign-in")
+        page.context.close()
 
 
 def take(browser: Browser, url: str, viewport: ViewportSize, scheme: str, name: str) -> None:

@@ -24,6 +24,8 @@ async def test_first_load_shows_the_model_its_state_and_what_to_ask(shared_gatew
         await expect(chat.page.locator("#api-base")).to_have_text(f"{shared_gateway.url}/v1")
         await expect(chat.prompt).to_be_focused()
         await expect(chat.button("Send")).to_be_disabled()
+        for what_is_for_those_who_need_a_key in ("#sign-in", "#account"):
+            await expect(chat.page.locator(what_is_for_those_who_need_a_key)).to_be_hidden()
 
 
 async def test_the_demo_is_called_a_demonstration_beside_the_list_and_at_its_answers(shared_gateway, chat_page):
@@ -143,7 +145,7 @@ async def test_text_stands_out_from_its_background(shared_gateway, chat_page, sc
         for selector in (".brand", "#health", "#demonstration span", ".text", ".facts", ".speaker .tag", ".hint", "a"):
             found = chat.page.locator(selector).last
             if await found.is_visible():
-                assert await found.evaluate(_CONTRAST) >= 4.5, selector
+                assert await found.evaluate(CONTRAST) >= 4.5, selector
 
 
 # The focused element and the outline around it; the field around the prompt shows the prompt's.
@@ -153,7 +155,7 @@ _FOCUS = """() => {
 }"""
 
 # The WCAG 2 contrast of an element's text with the first background behind it that is not transparent.
-_CONTRAST = """(element) => {
+CONTRAST = """(element) => {
   const parse = (color) => color.match(/[\\d.]+/g).map(Number);
   const light = (color) => {
     const [r, g, b] = parse(color).map((value) => value / 255)

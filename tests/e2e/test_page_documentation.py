@@ -17,7 +17,7 @@ def test_every_file_of_the_page_is_named():
 
 def test_every_picture_exists_and_is_small():
     shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", DOCUMENT.read_text(encoding="utf-8"))
-    assert len(shown) == 4
+    assert len(shown) == 5
     assert all(0 < (DOCUMENT.parent / name).stat().st_size < 150_000 for name in shown)
 
 

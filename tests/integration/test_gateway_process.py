@@ -136,12 +136,14 @@ def test_a_taken_port_is_an_error_that_names_it_when_another_may_not_be_taken(tm
     assert "Traceback" not in done.stderr
 
 
-def test_other_machines_are_not_let_in_without_consent(tmp_path: Path) -> None:
+def test_other_machines_are_not_let_in_without_a_key_that_somebody_has(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fastapi_foundry", "serve", "--host", "0.0.0.0", "--port", "0"]
     env = product_environment(tmp_path)
     done = subprocess.run(command, capture_output=True, env=env, timeout=60, text=True, check=False)
     assert done.returncode != 0
-    assert "allow_remote_without_key" in done.stdout + done.stderr
+    assert "keys create" in done.stderr
+    assert "FOUNDRY_ADMIN_KEY" in done.stderr
+    assert "ffk_" not in done.stdout + done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is delivered otherwise there")

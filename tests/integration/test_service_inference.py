@@ -12,6 +12,14 @@ from tests.support.http import LONG_ANSWER, ask, chat_body, event_stream, send_r
 from tests.support.processes import ProductProcess
 
 CHAT = "/v1/chat/completions"
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
 
 
 def client_of(service: ProductProcess) -> OpenAI:
@@ -150,6 +158,60 @@ class TestChat:
         assert call["type"] == "function"
         assert call["function"]["name"] == "get_weather"
         assert "city" in json.loads(arguments)
+
+    @pytest.mark.parametrize("choice", ["auto", "required"])
+    def test_a_tool_call_over_the_token_limit_is_cut_like_a_text(self, shared_service: ProductProcess, choice: str):
+        asked = chat_body("What is the weather in Lisbon?", tools=[WEATHER], tool_choice=choice, temperature=0)
+        called = ask(shared_service.url, CHAT, asked | {"max_tokens": 300}).json["usage"]
+        most = called["completion_tokens"] - 2
+        assert most > 3
+        for limit in (1, 3, most):
+            answer = ask(shared_service.url, CHAT, asked | {"max_tokens": limit})
+            assert answer.status == 200, answer.body
+            (cut,) = answer.json["choices"]
+            message = {"role": "assistant", "content": "", "refusal": None}
+            assert cut == {"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}
+            assert answer.json["usage"] == {
+                "prompt_tokens": called["prompt_tokens"],
+                "completion_tokens": limit,
+                "total_tokens": called["prompt_tokens"] + limit,
+            }
+
+    @pytest.mark.parametrize("usage", [False, True])
+    def test_a_stream_whose_tool_call_is_cut_ends_in_order(self, shared_service: ProductProcess, usage: bool):
+        asked = chat_body("What is the weather in Lisbon?", tools=[WEATHER], max_tokens=3, temperature=0)
+        with event_stream(shared_service.url, CHAT, asked | {"stream_options": {"include_usage": usage}}) as events:
+            *payloads, end = events.payloads()
+        chunks = [json.loads(payload) for payload in payloads]
+        assert end == "[DONE]"
+        assert len({(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in chunks}) == 1
+        if usage:
+            last = chunks.pop()
+            assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 3)
+        choices = [chunk["choices"][0] for chunk in chunks]
+        assert [choice["delta"] for choice in choices] == [{"role": "assistant", "content": ""}, {}]
+        assert [choice["finish_reason"] for choice in choices] == [None, "length"]
+
+    @pytest.mark.parametrize(
+        "more",
+        [
+            # Nothing fits; and too much for a small model, which the engine asks again before it gives up.
+            {"city": False},
+            {"city": {"type": "string"}, "days": {"type": "integer", "minimum": 1000}},
+        ],
+    )
+    def test_a_tool_call_that_makes_no_sense_is_said_to_make_none(
+        self, shared_service: ProductProcess, more: dict[str, Any]
+    ):
+        parameters = {"type": "object", "properties": more, "required": list(more)}
+        tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
+        asked = chat_body("What is the weather in Lisbon?", tools=[tool], tool_choice="required", temperature=0)
+        answer = ask(shared_service.url, CHAT, asked | {"max_tokens": 200})
+        assert (answer.status, answer.error["code"]) == (502, "engine_failed")
+        assert answer.error["message"].startswith("The model's tool call makes no sense.")
+        with event_stream(shared_service.url, CHAT, asked | {"max_tokens": 200}) as events:
+            payloads = list(events.payloads())
+        assert json.loads(payloads[-1])["error"] == answer.error
 
     def test_unknown_parameters_and_neutral_penalties_are_tolerated(self, shared_service: ProductProcess):
         extra: dict[str, Any] = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "n": 1}

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-import uvicorn
 
 from fastapi_foundry.app import create_app
 from fastapi_foundry.bootstrap import build_services
@@ -17,6 +16,7 @@ from fastapi_foundry.container import Services
 from fastapi_foundry.engines.base import Engine
 from fastapi_foundry.engines.process import bind_first_free
 from fastapi_foundry.engines.router import Router
+from fastapi_foundry.server.running import GatewayServer
 from fastapi_foundry.settings import FOUNDRY, Settings, load_settings
 from tests.support.fake_engine import FakeEngine
 
@@ -50,18 +50,15 @@ def gateway_settings(home: Path, **overrides: object) -> Settings:
 
 @asynccontextmanager
 async def running_gateway(
-    home: Path, engine: Engine | None = None, **overrides: object
+    home: Path, engine: Engine | None = None, *, port: int = 0, **overrides: object
 ) -> AsyncIterator[RunningGateway]:
-    """Serve the application on a free port of loopback until the block is left."""
+    """Serve the application on that port of loopback, any free one for 0, until the block is left."""
     settings = gateway_settings(home, **overrides)
     services = build_services(settings, engine=engine or FakeEngine())
-    config = uvicorn.Config(
-        create_app(settings, services), http="httptools", log_config=None, access_log=False, lifespan="on"
-    )
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    with bind_first_free("127.0.0.1", 0, 1, 0) as sock:
+    server = GatewayServer(create_app(settings, services), settings, stopping=services.stopping, ready=lambda: None)
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    with bind_first_free("127.0.0.1", port, 1, 0) as sock:
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         # Uvicorn's own main loop would add two waits of 0.1 s to every test, and take the tests' signals.
         await server.startup(sockets=[sock])
@@ -69,6 +66,7 @@ async def running_gateway(
             async with httpx2.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:
                 yield RunningGateway(url, services, client)
         finally:
+            server.bounds.stop()
             for listener in server.servers:
                 listener.close()
             for connection in list(server.server_state.connections):

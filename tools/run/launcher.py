@@ -21,12 +21,14 @@ _USAGE: Final = """\
 usage: python3 run.py                 set up what is missing, start everything, print the address to open
        python3 run.py COMMAND ...     the same as fastapi-foundry COMMAND ... (model list, chat, status, ...)
        python3 run.py test [ARG ...]  install what the tests need and run them (ARG: for pytest)
-       python3 run.py check           lint, types, layers, documentation
+       python3 run.py check           lint, types, layers, documentation, weaknesses, known vulnerabilities
+       python3 run.py sbom            write dist/sbom.cdx.json: every package, licence and file of the product
 Nothing is set up yet; the first start makes .venv next to run.py, which takes about a minute.
 """
 _COVERAGE_PERCENT: Final = 90
 # Most tests wait for processes. A file's tests stay together, since they share the processes of its fixtures.
 _TWO_AT_A_TIME: Final = ("-n", "2", "--dist", "loadfile")
+_SUPPLY_CHAIN: Final = Path("tools", "supply_chain")
 _INTERRUPTED: Final = 130
 
 
@@ -40,6 +42,9 @@ def launch(root: str, arguments: Sequence[str]) -> int:
                 return _test(directory, environment, rest)
             case ["check"]:
                 return _check(directory, environment)
+            case ["sbom", *rest]:
+                environment.ensure("dev")
+                return _run(directory, [str(environment.python), str(directory / _SUPPLY_CHAIN / "sbom.py"), *rest])
             case ["-h" | "--help"] if not environment.is_ready("runtime"):
                 sys.stdout.write(_USAGE)
                 return 0
@@ -107,6 +112,8 @@ def _check(root: Path, environment: Environment) -> int:
         "types": [str(tools / "mypy")],
         "layers": [str(tools / "lint-imports")],
         "documentation": [str(environment.python), "-m", "pytest", "-q", *documentation],
+        "weaknesses": [str(environment.python), str(root / _SUPPLY_CHAIN / "scan.py")],
+        "known vulnerabilities": [str(environment.python), str(root / _SUPPLY_CHAIN / "audit.py")],
     }
     failed = []
     for name, command in steps.items():

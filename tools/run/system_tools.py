@@ -18,6 +18,7 @@ _TOOLS: Final = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
     "curl": ("curl",),
     "jq": ("jq",),
+    "redis-server": ("redis-server",),
     "strace": ("strace",),
 }
 

@@ -1,9 +1,8 @@
-"""Reading a request's body: bounded in time here, in size by the middleware, JSON under its own content type alone."""
+"""Reading a request's body: bounded in size by the middleware, in time by the server; JSON under its own type alone."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, Final
+from typing import Any
 
 from starlette.requests import Request
 
@@ -11,16 +10,7 @@ from fastapi_foundry.api.interruption import ClientGoneError
 from fastapi_foundry.errors import InvalidInputError
 from fastapi_foundry.wire.validation import parse_object
 
-__all__ = ["BodyStalledError", "read_json"]
-
-_STALL_TIMEOUT_S: Final = 30.0
-
-
-class BodyStalledError(InvalidInputError):
-    """Nothing of the body arrived for too long."""
-
-    def __init__(self) -> None:
-        super().__init__(f"Nothing of the request body arrived for {_STALL_TIMEOUT_S:.0f} s.", code="body_stalled")
+__all__ = ["read_json"]
 
 
 async def read_json(request: Request) -> tuple[bytes, dict[str, Any]]:
@@ -28,8 +18,8 @@ async def read_json(request: Request) -> tuple[bytes, dict[str, Any]]:
 
     Raises:
         BodyTooLargeError: When it passes the limit while it arrives.
-        BodyStalledError: When nothing of it arrives for half a minute.
-        ClientGoneError: When the client disconnects before its end.
+        ClientGoneError: When the client disconnects before its end, or is too slow with it.
+        OverloadedError: When too much of large bodies is in memory already.
         InvalidInputError: When there is none, its content type is not JSON, or it is no JSON object.
     """
     raw = await _read(request)
@@ -44,11 +34,7 @@ async def read_json(request: Request) -> tuple[bytes, dict[str, Any]]:
 async def _read(request: Request) -> bytes:
     chunks: list[bytes] = []
     while True:
-        try:
-            async with asyncio.timeout(_STALL_TIMEOUT_S):
-                message = await request.receive()
-        except TimeoutError as error:
-            raise BodyStalledError from error
+        message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         chunks.append(message.get("body", b""))

@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from fastapi_foundry.api.problems import JSONBytes
-from fastapi_foundry.wire import native, openai
+from fastapi_foundry.wire import keys, native, openai
 
 __all__ = ["event_stream", "json_body", "native_errors", "openai_errors", "operation_id", "use_own_openapi"]
 
@@ -31,32 +31,49 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     openai.EmbeddingRequest,
     native.GenerateRequest,
     native.BatchRequest,
+    keys.NewKeyBody,
+    keys.RotateKeyBody,
+    keys.SignInBody,
 )
 _NATIVE_ERRORS: Final = {
     400: "The input is wrong; `detail` says how, `param` where.",
-    403: "Foreign Host or Origin.",
+    401: "No API key where one is needed, or one that is wrong, revoked or expired.",
+    403: "Foreign Host or Origin, or a key without the right that this takes.",
     404: "No such model.",
-    408: "The engine did not answer within the limit.",
+    408: "The request arrived too slowly, or the engine did not answer within the limit.",
     413: "The body is larger than `fastapi_server.max_body_bytes`.",
     422: "No answer of the model kept to the schema that was asked for.",
     429: "Too many requests wait already; see `Retry-After`.",
+    431: "The head of the request is larger than `http_limits` allows.",
     500: "Something unexpected; the details are in the log.",
     502: "The engine broke.",
-    503: "The engine or the model cannot be used now.",
+    503: "The engine or the model cannot be used now, or the server has too many connections.",
+    508: "The request came back to a gateway that it had passed; between gateways alone.",
 }
-_OPENAI_ERRORS: Final = {408: None, 504: "The engine did not answer within the limit."}
+_SECURITY_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, as OpenAI's clients send it."},
+    "header": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same key in another header."},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "foundry_session",
+        "description": "A browser that has signed in; changes need the header `x-csrf-token` besides.",
+    },
+}
+_ALWAYS: Final = (401, 403, 408, 431, 500, 503, 508)  # what may befall any request
+_OPENAI_ERRORS: Final = {408: "The request arrived too slowly.", 504: "The engine did not answer within the limit."}
 
 
 def native_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Documents failures of a route under ``/api/v1``; 403 and 500 are always among them."""
-    every = sorted({403, 500, *statuses})
+    """Documents failures of a route under ``/api/v1``; those that may befall any request are always among them."""
+    every = sorted({*_ALWAYS, *statuses})
     return {status: {"description": _NATIVE_ERRORS[status], "model": native.Problem} for status in every}
 
 
 def openai_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Documents failures of a route under ``/v1``; 403 and 500 are always among them."""
+    """Documents failures of a route under ``/v1``; those that may befall any request are always among them."""
     described = {**_NATIVE_ERRORS, **_OPENAI_ERRORS}
-    every = sorted({403, 500, *statuses})
+    every = sorted({*_ALWAYS, *statuses})
     return {status: {"description": described[status], "model": openai.ErrorEnvelope} for status in every}
 
 
@@ -111,6 +128,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     document["components"]["schemas"] = dict(sorted(schemas.items()))
+    document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+    # Without one where none is needed: on this machine alone, for instance.
+    document["security"] = [{}, *({name: []} for name in _SECURITY_SCHEMES)]
     return document
 
 

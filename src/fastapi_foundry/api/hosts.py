@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Iterable, Mapping
 
-__all__ = ["HostRule", "is_same_origin"]
+__all__ = ["HostRule", "is_drive_by", "is_same_origin"]
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
@@ -22,13 +23,14 @@ class HostRule:
 
     Args:
         bound_host: What the server listens on.
+        further_names: Names that are ours beside these, lower case.
         machine_name: The machine's own name.
     """
 
-    def __init__(self, bound_host: str, *, machine_name: str | None = None) -> None:
+    def __init__(self, bound_host: str, further_names: Iterable[str] = (), *, machine_name: str | None = None) -> None:
         name = bound_host.strip("[]").lower()
         self._any_address = name in {"0.0.0.0", "::", ""}  # noqa: S104 - compared with, not bound to
-        self._names = {"localhost"}
+        self._names = {"localhost", *further_names}
         if not self._any_address:
             self._names.add(name)
         elif own := (socket.gethostname() if machine_name is None else machine_name).lower():
@@ -58,6 +60,18 @@ def is_same_origin(origin: str, host: str) -> bool:
     if default is None or not mark or not theirs:
         return False
     return _with_port(theirs, default) == _with_port(host, default)
+
+
+def is_drive_by(headers: Mapping[bytes, bytes], path: str) -> bool:
+    """Whether a browser says that a page of another origin makes it ask, and not by leading somebody to a page of ours.
+
+    Such a page sees no answer, but images, scripts and frames would make the server work for it; and an address of the
+    API is no page. Browsers send the headers to loopback and over TLS; anything that is no browser sends none.
+    """
+    if headers.get(b"sec-fetch-site", b"none") in {b"none", b"same-origin"}:
+        return False
+    leads = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") == b"document"
+    return not leads or path.startswith(("/api/", "/v1/"))
 
 
 def _host_name(host: str) -> str | None:

@@ -14,23 +14,25 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fastapi_foundry.api.hosts import HostRule, is_same_origin
+from fastapi_foundry.api.hosts import HostRule, is_drive_by, is_same_origin
 from fastapi_foundry.api.interruption import ClientGoneError
 from fastapi_foundry.api.problems import problem_response
+from fastapi_foundry.engines.via import Via
 from fastapi_foundry.errors import BodyTooLargeError, ForbiddenError, FoundryError, InvalidInputError
 from fastapi_foundry.observability.context import request_id as request_id_variable
 from fastapi_foundry.observability.logging import get_logger
 
-__all__ = ["Guards", "RequestContext"]
+__all__ = ["EVERY_ANSWER", "REFUSED", "Guards", "RequestContext"]
 
 logger = get_logger(__name__)
 
 _SANE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _CLIENT_CLOSED_REQUEST: Final = 499  # nginx's number for a client that left; only ever seen in the log
 _UNMATCHED: Final = "(unmatched)"
 
-_EVERY_ANSWER: Final = [(b"x-content-type-options", b"nosniff"), (b"x-fastapi-foundry-role", b"gateway")]
+REFUSED: Final = "fastapi_foundry.refused"
+"""Where the scope of a request holds the status that its connection was ended with, if it was."""
+EVERY_ANSWER: Final = [(b"x-content-type-options", b"nosniff"), (b"x-fastapi-foundry-role", b"gateway")]
 _CSP: Final = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     b"connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -65,7 +67,7 @@ class RequestContext:
         scope["request_id"] = request_id
         token = request_id_variable.set(request_id)
         status = 0
-        extra = [(b"x-request-id", request_id.encode()), *_EVERY_ANSWER]
+        extra = [(b"x-request-id", request_id.encode()), *EVERY_ANSWER]
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -80,7 +82,7 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_headers)
         except ClientGoneError:
-            status = _CLIENT_CLOSED_REQUEST
+            status = scope.get(REFUSED, _CLIENT_CLOSED_REQUEST)
         except FoundryError as fact:
             # Raised by a middleware, outside of the application's own handlers.
             logger.warning("request refused", error=fact.message, code=fact.code, raw_path=scope["path"])
@@ -102,17 +104,29 @@ class RequestContext:
 
 
 class Guards:
-    """Refuses foreign hosts and origins, and bodies that are too large.
+    """Refuses foreign hosts and origins, bodies that are too large, and requests that have been here before.
 
     Args:
         host_rule: Which ``Host`` headers are ours.
+        allowed_origins: Other origins whose pages may ask here; ``*`` for all.
         max_body_bytes: Longest body that is taken.
+        via: Which gateways a request has passed.
     """
 
-    def __init__(self, app: ASGIApp, *, host_rule: HostRule, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        host_rule: HostRule,
+        max_body_bytes: int,
+        via: Via,
+        allowed_origins: frozenset[str] = frozenset(),
+    ) -> None:
         self._app = app
         self._host_rule = host_rule
+        self._allowed_origins = allowed_origins
         self._max_body_bytes = max_body_bytes
+        self._via = via
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass or raise why not."""
@@ -120,16 +134,39 @@ class Guards:
             headers: dict[bytes, bytes] = dict(scope["headers"])
             self._check_host_and_origin(scope, headers)
             receive = self._bounded(headers, receive)
+            if b"via" in headers:
+                await self._serve_proxied(scope, receive, send)
+                return
         await self._app(scope, receive, send)
+
+    async def _serve_proxied(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what came by a gateway or another proxy, which is told in turn who answers."""
+        received = b", ".join(value for name, value in scope["headers"] if name == b"via").decode("latin-1")
+
+        async def send_with_via(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (b"via", self._via.own.encode())]
+            await send(message)
+
+        with self._via.serving(received):
+            await self._app(scope, receive, send_with_via)
 
     def _check_host_and_origin(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._host_rule.allows(host):
             raise ForbiddenError("The Host header does not name this server.")
+        if scope["method"] == "OPTIONS":
+            return  # a preflight does nothing, and is answered by what knows the allowed origins
         origin = headers.get(b"origin")
-        if origin is None or scope["method"] in _SAFE_METHODS:
+        if origin is None:
+            if is_drive_by(headers, scope["path"]):
+                raise ForbiddenError(
+                    "Pages of another origin may not do this; enter the address into the browser itself."
+                )
             return
-        if not is_same_origin(origin.decode("latin-1"), host):
+        # Whatever the method: a page learns nothing from a GET or a WebSocket's handshake, and can make us work by them.
+        text = origin.decode("latin-1")
+        if not is_same_origin(text, host) and self._allowed_origins.isdisjoint((text.lower(), "*")):
             raise ForbiddenError("Pages of another origin may not do this.")
 
     def _bounded(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:

@@ -28,16 +28,27 @@ _UNEXPECTED_DETAIL: Final = "Something went wrong inside the server. The details
 # The most specific class first; the first match wins. Status and words of F3.
 _NATIVE: Final[tuple[tuple[type[errors.FoundryError], int, str], ...]] = (
     (errors.BodyTooLargeError, 413, "Request too large"),
+    (errors.HeadTooLargeError, 431, "Request head too large"),
+    (errors.RequestTooSlowError, 408, "Request too slow"),
     (errors.InvalidInputError, 400, "Invalid input"),
+    (errors.AuthenticationError, 401, "Not authenticated"),
     (errors.ForbiddenError, 403, "Forbidden"),
+    (errors.KeyNotFoundError, 404, "Key not found"),
     (errors.ModelNotFoundError, 404, "Model not available"),
     (errors.ModelUnavailableError, 503, "Model not available"),
     (errors.QueueFullError, 429, "Too many requests"),
+    (errors.TokenBudgetExceededError, 429, "Token budget exceeded"),
+    (errors.LimitExceededError, 429, "Too many requests"),
+    (errors.OverloadedError, 503, "Server overloaded"),
     (errors.StructuredOutputError, 422, "Structured output invalid"),
     (errors.CatalogUnavailableError, 503, "Catalogue unavailable"),
+    (errors.StorageConflictError, 409, "Conflict"),
+    (errors.StorageUnavailableError, 503, "Storage unavailable"),
+    (errors.StorageFullError, 507, "Storage full"),
     (errors.StoppingError, 503, "Server shutting down"),
     (errors.EngineUnavailableError, 503, "Foundry service unavailable"),
     (errors.EngineTimeoutError, 408, "Generation timeout"),
+    (errors.EngineLoopError, 508, "Loop detected"),
     (errors.EngineError, 502, "Foundry service failed"),
 )
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from fastapi_foundry import errors
-from fastapi_foundry.cli import chat, conformance, exits, model, serve, service, status
+from fastapi_foundry.cli import chat, conformance, db, exits, keys, model, serve, service, status, tls, usage
 from fastapi_foundry.cli.options import Invocation
 from fastapi_foundry.cli.terminal import clean_line, error_document
 
@@ -80,6 +80,10 @@ def build_app(*, decorated: bool = False) -> typer.Typer:
     app.command("serve")(serve.serve)
     app.add_typer(service.build(markup), name="service")
     app.add_typer(model.build(markup), name="model")
+    app.add_typer(keys.build(markup), name="keys")
+    app.add_typer(db.build(markup), name="db")
+    app.add_typer(tls.build(markup), name="tls")
+    app.command("usage")(usage.usage)
     app.command("chat")(chat.chat)
     app.command("status")(status.status)
     app.command("conformance")(conformance.conformance)

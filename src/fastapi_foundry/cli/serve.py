@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,9 +13,18 @@ from fastapi_foundry.cli.options import Invocation, JsonFlag, invocation
 from fastapi_foundry.cli.terminal import Terminal, clean_line
 
 if TYPE_CHECKING:
+    from fastapi_foundry.services.keys import NewKey
     from fastapi_foundry.settings import Settings
 
 __all__ = ["serve"]
+
+_FIRST_KEY: Final = """
+  Every request needs an API key here, and there was none yet. This is the first one, with every right:
+
+      {key}
+
+  Copy it now: it is kept nowhere and never shown again. More of them: fastapi-foundry keys create NAME
+"""
 
 
 def serve(
@@ -34,13 +43,13 @@ def serve(
     if config is not None:
         options = Invocation(config=config, debug=options.debug)
     settings = options.settings({"fastapi_server.host": host, "fastapi_server.port": port})
-    from fastapi_foundry.app import serve as run_gateway  # noqa: PLC0415 - the whole gateway
     from fastapi_foundry.cli.gateway import gateway_file  # noqa: PLC0415 - --help need not pay for it
+    from fastapi_foundry.server import serve as run_gateway  # noqa: PLC0415 - the whole gateway
 
     terminal = Terminal(json=as_json)
 
     def ready(url: str) -> None:
-        record(url)
+        record(url, settings.tls.certificate)
         if as_json:
             import orjson  # noqa: PLC0415 - as settings
 
@@ -49,8 +58,18 @@ def serve(
         else:
             terminal.say(_banner(url, settings))
 
+    def show_key(made: NewKey) -> None:
+        terminal.say(_FIRST_KEY.format(key=made.text))
+
+    can_show = sys.stdout.isatty() and not as_json
     with gateway_file(settings.home) as record:
-        run_gateway(settings, ready, config_path=options.config)
+        run_gateway(
+            settings,
+            ready,
+            config_path=options.config,
+            show_key=show_key if can_show else None,
+            warn=lambda warning: terminal.note(f"Warning: {clean_line(warning)}"),
+        )
 
 
 def _banner(url: str, settings: Settings) -> str:

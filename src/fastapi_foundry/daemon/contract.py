@@ -1,4 +1,4 @@
-"""Where Foundry Local departs from OpenAI's contract, repaired: pure functions, used inside a runner.
+"""Where Foundry Local departs from OpenAI's contract, repaired inside a runner; nothing here touches the engine.
 
 Measured with foundry-local-sdk 2.2.1. Requests are made such that the engine does what they say; answers
 and chunks are touched only where something is wrong with them.
@@ -6,6 +6,10 @@ and chunks are touched only where something is wrong with them.
 
 from __future__ import annotations
 
+import base64
+import secrets
+import time
+from array import array
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,6 +18,8 @@ from fastapi_foundry.errors import InvalidInputError
 __all__ = [
     "DEFAULT_MAX_TOKENS",
     "CallIndexes",
+    "cut_answer",
+    "embeddings_answer",
     "engine_request",
     "repair_answer",
     "usage_chunk",
@@ -89,15 +95,24 @@ def repair_answer(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+def cut_answer(model_id: str, usage: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer that OpenAI gives where the engine fails: the token limit came before the end of a tool call."""
+    message = {"role": "assistant", "content": "", "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}
+    return _new_head("chat.completion", model_id) | {"choices": [choice], "usage": usage}
+
+
 class CallIndexes:
     """Gives the tool-call deltas of one stream their ``index``, and its last chunk ``tool_calls``."""
 
     def __init__(self) -> None:
+        self._head: dict[str, Any] = {}
         self._by_id: dict[str, int] = {}
         self._latest = 0
 
     def repair_chunk(self, chunk: dict[str, Any]) -> dict[str, Any]:
         """The chunk with what is missing; changed in place and returned."""
+        self._head = self._head or {key: value for key, value in chunk.items() if key != "choices"}
         for choice in chunk["choices"]:
             for call in choice["delta"].get("tool_calls") or ():
                 call["index"] = self._index_of(call)
@@ -106,6 +121,15 @@ class CallIndexes:
             if choice.get("finish_reason") is not None and self._by_id:
                 choice["finish_reason"] = "tool_calls"
         return chunk
+
+    def cut_off(self, model_id: str, usage: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """The chunks that end a stream as ``cut_answer`` ends an answer; with a usage frame unless that is None."""
+        delta = {} if self._head else {"role": "assistant", "content": ""}
+        head = self._head or _new_head("chat.completion.chunk", model_id)
+        reason = "tool_calls" if self._by_id else "length"
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        frames = [head | {"choices": [choice]}]
+        return frames if usage is None else [*frames, head | {"choices": [], "usage": usage}]
 
     def _index_of(self, call: Mapping[str, Any]) -> int:
         call_id = call.get("id")
@@ -125,6 +149,30 @@ def usage_chunk(answer: Mapping[str, Any]) -> dict[str, Any]:
         "choices": [],
         "usage": answer["usage"],
     }
+
+
+def embeddings_answer(answer: Mapping[str, Any], body: Mapping[str, Any], model_id: str) -> dict[str, Any]:
+    """The engine's embeddings as vectors of unit length, in the order of the inputs and the encoding asked for."""
+    encode = body.get("encoding_format") == "base64"
+    data = []
+    for index, entry in enumerate(sorted(answer["data"], key=lambda entry: entry["index"])):
+        vector = _unit(entry["embedding"])
+        embedding: Any = base64.b64encode(array("f", vector).tobytes()).decode() if encode else vector
+        data.append({"object": "embedding", "index": index, "embedding": embedding})
+    counted = answer.get("usage") or {}
+    usage = {name: int(counted.get(name, 0)) for name in ("prompt_tokens", "total_tokens")}
+    return {"object": "list", "data": data, "model": model_id, "usage": usage}
+
+
+def _unit(vector: list[float]) -> list[float]:
+    length = sum(value * value for value in vector) ** 0.5
+    # Rounding to what base64 can carry makes both encodings the same numbers.
+    return list(array("f", (value / length for value in vector))) if length else vector
+
+
+def _new_head(kind: str, model_id: str) -> dict[str, Any]:
+    made = {"id": f"chatcmpl-{secrets.token_hex(8)}", "object": kind, "created": int(time.time())}
+    return made | {"model": model_id, "system_fingerprint": None}
 
 
 def _engine_message(message: Mapping[str, Any]) -> dict[str, Any]:

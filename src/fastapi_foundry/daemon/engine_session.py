@@ -5,13 +5,10 @@ Importing it loads the engine's native libraries (0.1 s, 25 MB); ``runner`` does
 
 from __future__ import annotations
 
-import base64
 import re
-import threading
-from array import array
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,24 +16,27 @@ import foundry_local_sdk as engine
 import orjson
 
 from fastapi_foundry.daemon import contract
+from fastapi_foundry.daemon.job import CancelledByClientError, Job
 from fastapi_foundry.errors import (
     ContextLengthExceededError,
     EngineFailedError,
     InvalidInputError,
+    ModelOutputError,
 )
-from fastapi_foundry.wire.engine_text import clean_engine_text
+from fastapi_foundry.wire.engine_text import (
+    INVALID_TOOL_CALL,
+    clean_engine_text,
+    is_cut_tool_call,
+    is_invalid_tool_call,
+)
 
-__all__ = ["CancelledByClientError", "Job", "LoadedModel", "ModelSpec", "make_manager"]
+__all__ = ["LoadedModel", "ModelSpec", "make_manager"]
 
 # FoundryLocalException.error_code, as measured.
 _INVALID_ARGUMENT: Final = 3
 _CANCELLED: Final = 5
 _INPUT_TOO_LONG: Final = re.compile(r"max_length \((\d+)\) cannot be greater than model context_length \((\d+)\)")
 _APP_NAME: Final = "fastapi-foundry"
-
-
-class CancelledByClientError(Exception):
-    """The request was cancelled; nobody waits for its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,43 +58,6 @@ class ModelSpec:
     task: str
     tool_calling: bool
     context_length: int
-
-
-@dataclass(slots=True)
-class Job:
-    """One request inside the runner; ``cancel`` may come from any thread.
-
-    Attributes:
-        id: The service's number for it.
-        tokens: Tokens generated so far, as far as the engine has told.
-        usage: The engine's own count, once the answer has ended.
-    """
-
-    id: int
-    tokens: int = 0
-    usage: dict[str, Any] | None = None
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _request: engine.Request | None = None
-
-    def cancel(self) -> None:
-        """Stop the decode; harmless at any time. The engine ignores it while it is between states: repeat it."""
-        self.cancelled.set()
-        with self._lock:
-            if self._request is not None:
-                self._request.cancel()
-
-    def running(self, request: engine.Request | None) -> None:
-        """Name the engine's request that ``cancel`` stops; None before that is released."""
-        with self._lock:
-            self._request = request
-        if request is not None:
-            self.stop_if_cancelled()
-
-    def stop_if_cancelled(self) -> None:
-        """Raise ``CancelledByClientError`` once ``cancel`` was called."""
-        if self.cancelled.is_set():
-            raise CancelledByClientError
 
 
 def make_manager(data_dir: Path, *, model_cache_dir: Path, catalog_urls: list[str] | None = None) -> Any:
@@ -193,7 +156,9 @@ class LoadedModel:
                 raise self._too_long(error) or error from error
             finally:
                 job.running(None)
-        return orjson.dumps(_embeddings_answer(answer, body, self._spec.id, job))
+        made = contract.embeddings_answer(answer, body, self._spec.id)
+        job.usage = made["usage"]
+        return orjson.dumps(made)
 
     def _too_long(self, error: engine.FoundryLocalException) -> ContextLengthExceededError | None:
         """The fact behind the engine's words for an input over the context; None for other errors."""
@@ -209,10 +174,11 @@ class LoadedModel:
         return fact
 
     def _fitting_request(self, session: engine.ChatSession, body: dict[str, Any], job: Job) -> engine.Request:
-        """The engine's request with ``max_tokens`` clamped to the room that the prompt leaves."""
+        """The engine's request with ``max_tokens`` clamped to the room that the prompt leaves; noted in ``job``."""
         wanted = min(contract.wanted_tokens(body) or contract.DEFAULT_MAX_TOKENS, self.context_length)
         request, budget = self._measured(session, body, wanted)
         if budget.fits:
+            job.limits = (budget.prompt_tokens, wanted)
             return request
         request.__exit__()
         room = budget.context_limit_tokens - budget.prompt_tokens
@@ -221,6 +187,7 @@ class LoadedModel:
                 prompt_tokens=budget.prompt_tokens, context_length=budget.context_limit_tokens, model=self._spec.id
             )
         job.stop_if_cancelled()
+        job.limits = (budget.prompt_tokens, room)
         return self._measured(session, body, room)[0]
 
     def _measured(
@@ -234,9 +201,14 @@ class LoadedModel:
             raise
 
     def _answer(self, session: engine.ChatSession, request: engine.Request, body: dict[str, Any], job: Job) -> bytes:
-        with session.process_request(request) as response:
-            usage = response.get_usage()
-            text = _openai_json(response)
+        try:
+            with session.process_request(request) as response:
+                usage = response.get_usage()
+                text = _openai_json(response)
+        except engine.FoundryLocalException as error:
+            if not is_cut_tool_call(str(error)):
+                raise
+            return orjson.dumps(contract.cut_answer(self._spec.id, job.cut_off()))
         job.tokens = usage.completion_tokens
         job.usage = _usage_dict(usage)
         if body.get("tools"):
@@ -251,20 +223,29 @@ class LoadedModel:
         job: Job,
         emit: Callable[[bytes], None],
     ) -> None:
+        wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         indexes = contract.CallIndexes() if body.get("tools") else None
         session.set_streaming(True)
-        with session.process_streaming_request(request) as stream:
-            for item in stream:
-                job.stop_if_cancelled()
-                job.tokens += 1
-                data = item.text.encode()
-                emit(data if indexes is None else orjson.dumps(indexes.repair_chunk(orjson.loads(data))))
-            with stream.final_response as final:
-                usage = final.get_usage()
-                text = _openai_json(final)
+        try:
+            with session.process_streaming_request(request) as stream:
+                for item in stream:
+                    job.stop_if_cancelled()
+                    job.tokens += 1
+                    data = item.text.encode()
+                    emit(data if indexes is None else orjson.dumps(indexes.repair_chunk(orjson.loads(data))))
+                with stream.final_response as final:
+                    usage = final.get_usage()
+                    text = _openai_json(final)
+        except engine.FoundryLocalException as error:
+            if indexes is None or not is_cut_tool_call(str(error)):
+                raise
+            counted = job.cut_off()
+            for chunk in indexes.cut_off(self._spec.id, counted if wants_usage else None):
+                emit(orjson.dumps(chunk))
+            return
         job.tokens = usage.completion_tokens
         job.usage = _usage_dict(usage)
-        if (body.get("stream_options") or {}).get("include_usage"):
+        if wants_usage:
             emit(orjson.dumps(contract.usage_chunk(orjson.loads(text))))
 
 
@@ -286,24 +267,6 @@ def _usage_dict(usage: engine.TokenUsage) -> dict[str, Any]:
     }
 
 
-def _embeddings_answer(answer: dict[str, Any], body: dict[str, Any], model_id: str, job: Job) -> dict[str, Any]:
-    encode = body.get("encoding_format") == "base64"
-    data = []
-    for index, entry in enumerate(sorted(answer["data"], key=lambda entry: entry["index"])):
-        vector = _unit(entry["embedding"])
-        embedding: Any = base64.b64encode(array("f", vector).tobytes()).decode() if encode else vector
-        data.append({"object": "embedding", "index": index, "embedding": embedding})
-    usage = answer.get("usage") or {}
-    job.usage = {"prompt_tokens": int(usage.get("prompt_tokens", 0)), "total_tokens": int(usage.get("total_tokens", 0))}
-    return {"object": "list", "data": data, "model": model_id, "usage": job.usage}
-
-
-def _unit(vector: list[float]) -> list[float]:
-    length = sum(value * value for value in vector) ** 0.5
-    # Rounding to what base64 can carry makes both encodings the same numbers.
-    return list(array("f", (value / length for value in vector))) if length else vector
-
-
 class _facts(AbstractContextManager[None]):  # noqa: N801 - reads as a statement
     """Turns the engine's exceptions into facts."""
 
@@ -315,8 +278,6 @@ class _facts(AbstractContextManager[None]):  # noqa: N801 - reads as a statement
             raise CancelledByClientError from error
         if error.error_code == _INVALID_ARGUMENT:
             raise InvalidInputError(message) from error
-        if message.startswith("Model emitted"):
-            raise EngineFailedError(
-                "The model did not produce a valid tool call; try again, allow more tokens, or use a larger model."
-            ) from error
+        if is_invalid_tool_call(message):
+            raise ModelOutputError(INVALID_TOOL_CALL) from error
         raise EngineFailedError(f"The engine failed: {message}") from error

@@ -19,18 +19,19 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import orjson
 
 from fastapi_foundry.daemon import frames
+from fastapi_foundry.daemon.job import CancelledByClientError, Job
 from fastapi_foundry.daemon.offline_guard import deny_network
 from fastapi_foundry.errors import FoundryError
 
 if TYPE_CHECKING:
-    from fastapi_foundry.daemon.engine_session import Job, LoadedModel
+    from fastapi_foundry.daemon.engine_session import LoadedModel
 
 __all__ = ["main"]
 
 # The engine ignores a cancel that comes before its decode has begun.
 _CANCEL_REPEAT_S: Final = 0.01
 _LEAVE_S: Final = 1.0
-Work = tuple["Job", Callable[["Job"], bytes | None]]
+Work = tuple[Job, Callable[[Job], bytes | None]]
 
 
 class FrameWriter:
@@ -74,8 +75,6 @@ class Runner:
 
     def handle(self, message: dict[str, Any]) -> None:
         """Take one frame from the service; never blocks."""
-        from fastapi_foundry.daemon.engine_session import Job  # noqa: PLC0415 - loads the engine
-
         operation, request_id = message["op"], message.get("id", 0)
         if operation == "cancel":
             with self._lock:
@@ -123,8 +122,6 @@ class Runner:
 
 def _end_of(job: Job, call: Callable[[Job], bytes | None]) -> dict[str, Any]:
     """Run one request and say how it ended; nothing escapes, since a thread must not die of one request."""
-    from fastapi_foundry.daemon.engine_session import CancelledByClientError  # noqa: PLC0415 - loads the engine
-
     try:
         job.stop_if_cancelled()
         data = call(job)

@@ -1,6 +1,7 @@
 """A circuit breaker: an engine that failed repeatedly is left alone for a while.
 
-Only failures of the engine count. That it is loading a model, is full, or refuses a request is no failure: it lives.
+Only failures of the engine count. That it is loading a model, is full, or refuses a request is no failure: it lives;
+and so does the gateway that tells a loop.
 The scheme is the classic one (Nygard, *Release It!*): closed, open, half-open with one trial.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fastapi_foundry.errors import EngineError, ModelLoadingError
+from fastapi_foundry.errors import EngineError, EngineLoopError, ModelLoadingError, ModelOutputError
 
 __all__ = ["Breaker", "BreakerPolicy", "BreakerState"]
 
@@ -94,7 +95,9 @@ class Breaker:
         retry_after_s = getattr(fact, "retry_after_s", None)
         if isinstance(retry_after_s, int | float):
             self._not_before = max(self._not_before, self._clock() + min(retry_after_s, self._policy.longest_pause_s))
-        if not isinstance(fact, EngineError) or isinstance(fact, ModelLoadingError):
+        if not isinstance(fact, EngineError) or isinstance(
+            fact, ModelLoadingError | EngineLoopError | ModelOutputError
+        ):
             self._failures = 0
             self._on_trial = False
             return

@@ -148,7 +148,7 @@ class Discovery:
 
         async def probe_one(url: str) -> ProbeResult:
             async with gate:
-                return await probe(self._client, url, timeout_s=self._probe_timeout_s)
+                return await probe(self._client, url, timeout_s=self._probe_timeout_s, asks_version=True)
 
         results = await asyncio.gather(*(probe_one(url) for url in urls))
         for url, result in zip(urls, results, strict=True):

@@ -39,6 +39,11 @@ class HttpEngine:
         """What it is; meaningful once it is ready."""
         return self._transport.supervisor.kind
 
+    @property
+    def version(self) -> str:
+        """What it told of its version when it was found; empty where it told nothing."""
+        return self._transport.supervisor.version
+
     async def start(self) -> None:
         """Begin discovery and supervision in the background; returns at once."""
         self._transport.supervisor.start()

@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
 from fastapi_foundry.engines.base import ModelCard
 from fastapi_foundry.engines.http_client import HttpClient
 from fastapi_foundry.engines.http_engine import HttpEngine
+from fastapi_foundry.engines.probe import EngineKind
 from fastapi_foundry.engines.supervisor import Supervisor
 from fastapi_foundry.engines.transport import Patience, Transport
+from fastapi_foundry.engines.via import Via, gateways_passed
 from fastapi_foundry.errors import ConfigurationError
 from fastapi_foundry.settings import EngineSettings, FoundryAISettings
+from fastapi_foundry.settings.secret_files import secret_in_variable
 
 __all__ = ["OpenAIHttpEngine", "require_reachable"]
+
+# What one gateway tells another of a third may be so old; else a mesh of gateways asks along every way through it.
+_HEARSAY_S: Final = 1.0
 
 
 class OpenAIHttpEngine(HttpEngine):
@@ -27,29 +35,58 @@ class OpenAIHttpEngine(HttpEngine):
     Args:
         settings: Where it is, its key and headers.
         defaults: Time-outs where ``settings`` names none.
+        index: Its place in ``engines`` of the configuration, for errors.
+        via: Tells the engine which gateways a request has passed; None outside of a gateway.
         environ: Where ``api_key_env`` is looked up; the process's own unless given.
+        clock: Monotonic seconds.
 
     Raises:
         ConfigurationError: The variable that should hold the key is not set.
     """
 
     def __init__(
-        self, settings: EngineSettings, defaults: FoundryAISettings, *, environ: Mapping[str, str] | None = None
+        self,
+        settings: EngineSettings,
+        defaults: FoundryAISettings,
+        *,
+        index: int = 0,
+        via: Via | None = None,
+        environ: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = None if settings.models is None else frozenset(settings.models)
         headers = dict(settings.headers)
-        if key := _key(settings, os.environ if environ is None else environ):
+        if key := _key(settings, index, os.environ if environ is None else environ):
             headers["authorization"] = f"Bearer {key}"
         secure = settings.url.startswith("https:")
         client = HttpClient(ssl_context=ssl.create_default_context() if secure else None)
-        supervisor = Supervisor(client, discovery=None, starter=None, base_url=settings.url, headers=headers)
+        supervisor = Supervisor(
+            client,
+            discovery=None,
+            starter=None,
+            base_url=settings.url,
+            headers=headers if via is None else {**headers, "via": via.own},
+            takes_gateways=True,
+        )
         patience = _patience(settings, defaults)
-        super().__init__(Transport(client, supervisor, patience, headers), load_s=patience.answer_s)
+        super().__init__(Transport(client, supervisor, patience, headers, via), load_s=patience.answer_s)
+        self._clock = clock
+        self._listed: list[ModelCard] = []
+        self._asked_at = float("-inf")
 
     async def list_models(self) -> list[ModelCard]:
-        """Its models, those of the settings' ``models`` alone where that is given; about a second at most."""
+        """Its models, those of the settings' ``models`` alone where that is given; about a second at most.
+
+        A gateway is asked on behalf of another one at most once in a second, and never on behalf of itself; otherwise
+        what it told last is told again.
+        """
+        now, passed, seen = self._clock(), gateways_passed(), self._transport.supervisor
+        if passed and seen.kind is EngineKind.GATEWAY and (seen.gateway in passed or now - self._asked_at < _HEARSAY_S):
+            return self._listed
+        self._asked_at = now
         cards = await super().list_models()
-        return [card for card in cards if self._models is None or card.id in self._models]
+        self._listed = [card for card in cards if self._models is None or card.id in self._models]
+        return self._listed
 
 
 async def require_reachable(engines: Sequence[EngineSettings], defaults: FoundryAISettings) -> None:
@@ -83,15 +120,15 @@ async def _accepts(url: str, limit_s: float) -> bool:
     return True
 
 
-def _key(settings: EngineSettings, environ: Mapping[str, str]) -> str | None:
+def _key(settings: EngineSettings, index: int, environ: Mapping[str, str]) -> str | None:
     if settings.api_key is not None:
         return settings.api_key.get_secret_value()
     if settings.api_key_env is None:
         return None
-    key = environ.get(settings.api_key_env, "").strip()
-    if not key:
+    key = secret_in_variable(settings.api_key_env, environ, f"engines.{index}.api_key_env")
+    if key is None:
         raise ConfigurationError(
-            f"engines.{settings.name}.api_key_env",
+            f"engines.{index}.api_key_env",
             "config",
             f"the environment variable {settings.api_key_env} is not set; it must hold the key of this engine",
         )

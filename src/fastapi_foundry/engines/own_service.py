@@ -13,7 +13,8 @@ import orjson
 
 from fastapi_foundry.engines.process import ChildProcess, start_child
 from fastapi_foundry.observability.logging import get_logger
-from fastapi_foundry.settings import Settings, describe_settings
+from fastapi_foundry.settings import Settings
+from fastapi_foundry.settings.description import SECRET_TEXT, describe_settings
 
 __all__ = ["OwnService"]
 
@@ -47,7 +48,9 @@ class OwnService:
         self._argv = [sys.executable, "-m", "fastapi_foundry.daemon", "--supervised"]
         if config_path is not None:
             self._argv += ["--config", str(config_path)]
-        self._env = {**(os.environ if environ is None else environ), **_as_environment(settings)}
+        base = os.environ if environ is None else environ
+        hidden = _secret_variables(settings)
+        self._env = {name: value for name, value in base.items() if name not in hidden} | _as_environment(settings)
         self._clock = clock
         self._window_began = clock()
         self._lines_in_window = 0
@@ -70,6 +73,16 @@ class OwnService:
         self._lines_in_window += 1
         if self._lines_in_window <= _STDERR_LINES_PER_WINDOW:
             logger.info("service stderr", line=line)
+
+
+def _secret_variables(settings: Settings) -> set[str]:
+    """The variables that hold secrets of the gateway, which are no business of the service and its native code."""
+    rows = [row for row in describe_settings() if row.type == SECRET_TEXT]
+    names = {name for row in rows for name in (*row.environment, *row.file_environment)}
+    for engine in settings.engines:
+        if engine.api_key_env is not None:
+            names |= {engine.api_key_env, f"{engine.api_key_env}_FILE"}
+    return names
 
 
 def _as_environment(settings: Settings) -> dict[str, str]:

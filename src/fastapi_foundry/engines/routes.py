@@ -1,4 +1,8 @@
-"""Which engines answer for the name of a model: qualified names, bare names, aliases of one's own."""
+"""Which engines answer for the name of a model: qualified names, bare names, aliases of one's own.
+
+A model that comes through gateways says so in ``via``, one entry for each. The fewer, the nearer, and a bare name is
+that of the nearest model; what comes through a gateway that is an engine here itself is that engine's to offer.
+"""
 
 from __future__ import annotations
 
@@ -55,9 +59,16 @@ class RouteTable:
         self.cards[engine] = list(cards)
         self._bare = {}
         self._groups.clear()
+        farthest: dict[str, int] = {}
         for name, listed in self.cards.items():
-            for card in listed:
+            for card in self._offered(name, listed):
+                distance = len(_way(card))
                 for known in _names(card):
+                    if distance > farthest.setdefault(known, distance):
+                        continue
+                    if distance < farthest[known]:
+                        farthest[known] = distance
+                        self._bare[known] = []
                     targets = self._bare.setdefault(known, [])
                     if all(target.engine != name for target in targets):
                         targets.append(Target(name, card.id if known in card.names else known))
@@ -102,29 +113,37 @@ class RouteTable:
         return shown + [card for name in self.aliases if (card := self._alias_card(name)) is not None]
 
     def _shown(self, engine: str, cards: list[ModelCard], *, several: bool) -> Iterable[ModelCard]:
-        for card in cards:
-            own = Target(engine, card.id)
-            hidden = len(self._bare.get(card.id, ())) > 1 or card.id in self.aliases
-            alias = card.extra.get("alias")
-            names = {own.qualified, *(name for name in _names(card) if not self._is_ambiguous(name))}
+        for card in self._offered(engine, cards):
+            qualified = Target(engine, card.id).qualified
+            known = {name for name in _names(card) if self._means(name, engine)}
             extra = dict(card.extra) | ({"engine": engine} if several else {})
-            if isinstance(alias, str) and self._is_ambiguous(alias):
-                extra.pop("alias", None)
-            yield replace(card, id=own.qualified if hidden else card.id, extra=extra, names=frozenset(names))
+            alias = extra.get("alias")
+            if isinstance(alias, str) and alias not in known:
+                del extra["alias"]
+            shown = card.id if card.id in known else qualified
+            yield replace(card, id=shown, extra=extra, names=frozenset({qualified, *known}))
+
+    def _offered(self, engine: str, cards: list[ModelCard]) -> list[ModelCard]:
+        """Those that do not come through a gateway that is another engine here."""
+        others = {gateway for name, listed in self.cards.items() if name != engine for gateway in _next_gateway(listed)}
+        return [card for card in cards if others.isdisjoint(_way(card)[1:])]
 
     def _alias_card(self, name: str) -> ModelCard | None:
         try:
             first = self.groups(name)[0][0]
         except ModelNotFoundError:
             return None
-        card = next((card for card in self.cards.get(first.engine, ()) if first.model in _names(card)), None)
+        card = next(
+            (card for card in self.cards.get(first.engine, ()) if first.model in {card.id, *_names(card)}), None
+        )
         if card is None:
             card = ModelCard(name, 0, first.engine)
         extra = {key: value for key, value in card.extra.items() if key != "alias"}
         return replace(card, id=name, extra=extra | {"alias_of": first.qualified}, names=frozenset({name}))
 
-    def _is_ambiguous(self, name: str) -> bool:
-        return len(self._bare.get(name, ())) > 1 or name in self.aliases
+    def _means(self, name: str, engine: str) -> bool:
+        """Whether ``name`` by itself is that of a model of ``engine``."""
+        return name not in self.aliases and [target.engine for target in self._bare.get(name, ())] == [engine]
 
     def _one(self, name: str) -> Target:
         engine, qualified, model = name.partition(QUALIFIER)
@@ -143,5 +162,18 @@ class RouteTable:
 
 
 def _names(card: ModelCard) -> set[str]:
+    """What may be its bare name; where another gateway says which of its engines it means, the name is not bare here."""
     alias = card.extra.get("alias")
-    return {card.id, *card.names} | ({alias} if isinstance(alias, str) else set())
+    names = {card.id, *card.names} | ({alias} if isinstance(alias, str) else set())
+    return {name for name in names if QUALIFIER not in name}
+
+
+def _next_gateway(listed: list[ModelCard]) -> list[str]:
+    """The gateway that an engine is, by what it lists; empty where it is none."""
+    return _way(listed[0])[:1] if listed else []
+
+
+def _way(card: ModelCard) -> list[str]:
+    """The gateways on the way to it, the next one first."""
+    way = card.extra.get("via")
+    return way if isinstance(way, list) else []

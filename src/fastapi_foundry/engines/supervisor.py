@@ -56,6 +56,7 @@ class Supervisor:
         starter: None where nothing may be started.
         base_url: An explicit address: then it alone is used, nothing is looked for or started.
         headers: Sent with each probe: the key of an engine that wants one.
+        takes_gateways: Whether a gateway at ``base_url`` will do.
         policy: See ``RestartPolicy``.
         clock: Monotonic seconds.
     """
@@ -68,6 +69,7 @@ class Supervisor:
         starter: Starter | None,
         base_url: str | None = None,
         headers: Mapping[str, str] | None = None,
+        takes_gateways: bool = False,
         policy: RestartPolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,10 +78,13 @@ class Supervisor:
         self._starter = starter if base_url is None else None
         self._base_url = base_url
         self._headers = dict(headers or {})
+        self._takes_gateways = takes_gateways
         self._policy = policy or RestartPolicy()
         self._clock = clock
         self._status = EngineStatus(EngineState.ABSENT, url=base_url, reason="it has not been looked for yet")
         self._kind = EngineKind.OPENAI
+        self._version = ""
+        self._gateway = ""
         self._child: ChildProcess | None = None
         self._budget = StartBudget(self._policy, clock)
         self._in_vain = False
@@ -98,6 +103,16 @@ class Supervisor:
     def kind(self) -> EngineKind:
         """What the engine is; meaningful once it is ready."""
         return self._kind
+
+    @property
+    def version(self) -> str:
+        """What the engine told of its version when it was found; empty where it told nothing."""
+        return self._version
+
+    @property
+    def gateway(self) -> str:
+        """The pseudonym of the gateway that the engine is; empty for every other kind."""
+        return self._gateway
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -191,7 +206,7 @@ class Supervisor:
             look_first: Look for a running one before ours is started; wasted time when ours has just died.
         """
         if self._base_url is not None:
-            seen = await self._probe(self._base_url)
+            seen = await self._probe(self._base_url, asks_version=True)
             if seen.kind is None:
                 return _lost_state(seen), seen.outcome
             self._take(Found(self._base_url, "base_url", seen))
@@ -230,7 +245,7 @@ class Supervisor:
         except ChildStartError as error:
             return f"our service does not start: {error}"
         self._child = child
-        self._kind = EngineKind.OURS
+        self._kind, self._version, self._gateway = EngineKind.OURS, "", ""
         url = str(child.ready.get("url", ""))
         self._settle(replace(starting, state=EngineState.READY, url=url, reason="", pid=child.pid))
         logger.info(
@@ -239,10 +254,12 @@ class Supervisor:
         return None
 
     def _take(self, found: Found) -> None:
-        self._kind = found.kind
+        self._kind, self._version, self._gateway = found.kind, found.probe.version, found.probe.gateway
         pid = found.probe.pid
         self._settle(EngineStatus(EngineState.READY, found.url, found_by=found.found_by, pid=pid, tried=self._tried()))
-        logger.info("engine found", url=found.url, found_by=found.found_by, kind=str(found.kind), pid=pid)
+        logger.info(
+            "engine found", url=found.url, found_by=found.found_by, kind=str(found.kind), version=self._version, pid=pid
+        )
 
     async def _watch(self) -> None:
         """Return when the ready engine is lost."""
@@ -301,14 +318,23 @@ class Supervisor:
             seen = await self._probe(url)
         if seen.kind is None:
             return _lost_state(seen), seen.outcome
-        self._kind = seen.kind
+        if seen.kind is not self._kind:
+            self._kind, self._version = seen.kind, seen.version
+        self._gateway = seen.gateway
         self._checks_done = ticket
         self._announce()
         await asyncio.sleep(self._policy.check_gap_s)
         return None
 
-    async def _probe(self, url: str) -> ProbeResult:
-        return await probe(self._client, url, timeout_s=self._policy.probe_timeout_s, headers=self._headers)
+    async def _probe(self, url: str, *, asks_version: bool = False) -> ProbeResult:
+        return await probe(
+            self._client,
+            url,
+            timeout_s=self._policy.probe_timeout_s,
+            headers=self._headers,
+            takes_gateways=self._takes_gateways,
+            asks_version=asks_version,
+        )
 
     async def _end_child(self, *, polite_s: float = 5.0) -> None:
         child = self._child

@@ -25,6 +25,7 @@ from fastapi_foundry.engines.http_client import (
     Timeouts,
 )
 from fastapi_foundry.engines.supervisor import Supervisor
+from fastapi_foundry.engines.via import Via
 from fastapi_foundry.errors import (
     EngineFailedError,
     EngineTimeoutError,
@@ -97,13 +98,20 @@ class Transport:
     Args:
         client: Its own; closed with it.
         headers: Sent with every request: the engine's key, what its configuration adds.
+        via: Tells the engine which gateways a request has passed; None where it is not to be told.
     """
 
     def __init__(
-        self, client: HttpClient, supervisor: Supervisor, patience: Patience, headers: Mapping[str, str] | None = None
+        self,
+        client: HttpClient,
+        supervisor: Supervisor,
+        patience: Patience,
+        headers: Mapping[str, str] | None = None,
+        via: Via | None = None,
     ) -> None:
         self.supervisor = supervisor
         self.patience = patience
+        self.via = via
         self._client = client
         self._headers = dict(headers or {})
         self._loading_until = 0.0
@@ -189,6 +197,8 @@ class Transport:
 
     async def _attempt(self, ask: Ask, base_url: str | None, timeouts: Timeouts, *, fresh: bool) -> HttpResponse:
         headers = dict(self._headers)
+        if self.via is not None:
+            headers["via"] = self.via.header
         if ask.body is not None:
             headers["content-type"] = "application/json"
         if ask.request_id:

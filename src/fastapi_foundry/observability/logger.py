@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 from fastapi_foundry.observability import pipeline
 from fastapi_foundry.observability.context import request_id
 from fastapi_foundry.observability.records import ExceptionInfo, Kind, Record
-from fastapi_foundry.observability.redaction import plain, redacted
+from fastapi_foundry.observability.redaction import plain, redacted_field, redacted_text
 
 __all__ = ["Logger", "Timer", "get_logger"]
 
@@ -212,5 +212,7 @@ def _log_unconfigured(name: str, level: int, message: str, fields: dict[str, Any
     target = logging.getLogger(name)
     if target.isEnabledFor(level):
         exception = _exception_info(fields.pop("exc_info", None))
-        shown = " ".join(f"{key}={redacted(key, plain(value))}" for key, value in fields.items())
-        target.log(level, "%s %s", message, shown, exc_info=exception if isinstance(exception, BaseException) else None)
+        safe = (redacted_field(key, plain(value)) for key, value in fields.items())
+        shown = " ".join(f"{key}={value}" for key, value in safe)
+        text = redacted_text(str(plain(message)))
+        target.log(level, "%s %s", text, shown, exc_info=exception if isinstance(exception, BaseException) else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import traceback
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 import orjson
 
 from fastapi_foundry.errors import FoundryError
-from fastapi_foundry.observability.redaction import redacted, redacted_text
+from fastapi_foundry.observability.redaction import redacted, redacted_ends, redacted_field, redacted_text
 
 __all__ = ["LEVEL_NAMES", "Event", "ExceptionInfo", "Record", "as_event", "as_json_line", "as_text_line"]
 
@@ -32,6 +33,8 @@ LEVEL_NAMES: Final = {
 _OWN: Final = frozenset(
     {"timestamp", "ms", "level", "logger", "message", "process", "pid", "place", "exception", "error_context"}
 )
+_SPECIAL: Final = _OWN | {"api_path", "duration"}
+_is_own_id: Final = re.compile(r"req_[0-9a-f]{1,32}\Z").match
 _MAX_TRACEBACK: Final = 32_768  # characters
 _JSON_INTEGER_BITS: Final = 63
 
@@ -72,9 +75,11 @@ def as_event(record: Record, process: str, pid: int) -> Event:
         "pid": pid,
     }
     if record.request_id is not None:
-        event["request_id"] = record.request_id
+        # A client may choose it, and may put anything there; each of ours differs, which no cache would help with.
+        event["request_id"] = record.request_id if _is_own_id(record.request_id) else redacted_text(record.request_id)
     for name, value in record.fields.items():
-        event[_field_name(name, value, record.kind)] = redacted(name, value)
+        shown, safe = redacted_field(name, value)
+        event[_field_name(shown, value, record.kind) if shown in _SPECIAL else shown] = safe
     if record.place is not None:
         event["place"] = record.place
     if record.exception is not None:
@@ -130,10 +135,7 @@ def _add_exception(event: Event, given: ExceptionInfo) -> None:
     if error is None:
         return
     text = "".join(traceback.format_exception(error)).rstrip()
-    if len(text) > _MAX_TRACEBACK:
-        half = _MAX_TRACEBACK // 2
-        text = f"{text[:half]}\n… ({len(text) - 2 * half} characters left out)\n{text[-half:]}"
-    event["exception"] = redacted_text(text, _MAX_TRACEBACK + 100)
+    event["exception"] = redacted_ends(text, _MAX_TRACEBACK)
     event.setdefault("error_type", type(error).__name__)
     if isinstance(error, FoundryError) and error.context:
         event["error_context"] = {name: redacted(name, _plain_text(value)) for name, value in error.context.items()}

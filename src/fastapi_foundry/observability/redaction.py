@@ -3,90 +3,56 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import re
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 
-__all__ = ["REDACTED", "plain", "redacted", "redacted_text"]
+from fastapi_foundry.observability.credentials import REDACTED, Kind, kind_of, without_credentials
 
-REDACTED: Final = "[redacted]"
+__all__ = ["REDACTED", "plain", "redacted", "redacted_ends", "redacted_field", "redacted_text"]
 
 _MAX_TEXT: Final = 8192  # characters of one value
 _MAX_DEPTH: Final = 4
 _MAX_ITEMS: Final = 100
 _CACHED_LENGTH: Final = 64  # most texts in a log are short and come again: methods, routes, model ids
-
-_SECRET_WORDS: Final = frozenset(
-    [
-        "password",
-        "passwd",
-        "passphrase",
-        "pwd",
-        "secret",
-        "secrets",
-        "apikey",
-        "apikeys",
-        "authorization",
-        "auth",
-        "bearer",
-        "cookie",
-        "cookies",
-        "credential",
-        "credentials",
-        "jwt",
-        "signature",
-    ]
-)
-_SECRET_PAIRS: Final = frozenset(
-    {("api", "key"), ("api", "keys"), ("private", "key"), ("access", "key"), ("auth", "key")}
-)
-_TOKEN_WORDS: Final = frozenset({"token", "tokens"})
-_WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-
-_PATTERN: Final = re.compile(
-    r"""
-    \b(?P<scheme>bearer)\s+[^\s"',;]{6,}
-  | \b(?:sk|pk|rk)-[a-z0-9_-]{6,}
-  | \b(?:hf|ghp|gho|ghs|ghu|github_pat|glpat|xox[abprs])[_-][a-z0-9_-]{10,}
-  | \bAKIA[0-9A-Z]{16}\b
-  | \beyJ[\w-]{8,}\.[\w-]+\.[\w-]*
-  | (?P<before_login>://)[^\s/@:"']*:[^\s/@"']+(?=@)
-  | -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----.*?(?:-----END[^-]*-----|\Z)
-  | (?P<name>(?:password|passwd|passphrase|secret|api[_-]?key|authorization)["']?\s*[=:]\s*["']?(?:basic\s+|bearer\s+)?
-      |token(?:["']\s*:|["']?\s*=)\s*["']?)[^\s"',;&)}\]]+
-    """,
-    re.IGNORECASE | re.VERBOSE | re.DOTALL,
-)
+# What is looked at beyond a cut, so that no part of a credential that the cut goes through stays.
+_MARGIN: Final = 4096
+_PAIR: Final = 2
+_NUMBERS: Final = frozenset({int, float, bool})
 
 
 @functools.lru_cache(maxsize=1024)
-def _kind_of(name: str) -> Literal["harmless", "secret", "token"]:
-    words = [word.lower() for word in _WORDS.findall(name)]
-    if not _SECRET_WORDS.isdisjoint(words) or any(pair in _SECRET_PAIRS for pair in itertools.pairwise(words)):
-        return "secret"
-    return "harmless" if _TOKEN_WORDS.isdisjoint(words) else "token"
+def _rule(name: str) -> tuple[str, Kind]:
+    return redacted_text(name), kind_of(name)
 
 
-def redacted(name: str, value: object) -> object:
-    """``value`` as a field called ``name`` may be logged; ``value`` is what :func:`plain` returned.
+def redacted_field(name: str, value: object) -> tuple[str, object]:
+    """Name and value as a field may be logged; ``value`` is what :func:`plain` returned.
 
     A number under a name with "token" is a count, not a secret; anything else there is one.
     """
-    if value is None:
-        return None
-    kind = _kind_of(name)
-    if kind != "harmless" and (kind == "secret" or not isinstance(value, int | float)):
-        return REDACTED
-    return redacted_text(value) if isinstance(value, str) else _redacted_value(value)
+    shown, kind = _rule(name)
+    if kind == "harmless":
+        # Numbers and short texts are nearly all that there is.
+        if type(value) is str and len(value) <= _CACHED_LENGTH:
+            return shown, _redacted_short(value)
+        return shown, value if type(value) in _NUMBERS else _redacted_value(value)
+    is_shown = value is None or (kind == "token" and isinstance(value, int | float))
+    return shown, value if is_shown else REDACTED
+
+
+def redacted(name: str, value: object) -> object:
+    """The value of :func:`redacted_field`."""
+    return redacted_field(name, value)[1]
 
 
 def _redacted_value(value: object) -> object:
     if isinstance(value, str):
         return redacted_text(value)
     if isinstance(value, dict):
-        return {key: redacted(key, item) for key, item in value.items()}
+        return dict(redacted_field(key, item) for key, item in value.items())
     if isinstance(value, list):
+        if len(value) == _PAIR and isinstance(value[0], str) and kind_of(value[0]) != "harmless":
+            return list(redacted_field(value[0], value[1]))  # a header, as ASGI has them
         return [_redacted_value(item) for item in value]
     return value
 
@@ -95,20 +61,22 @@ def redacted_text(text: str, limit: int = _MAX_TEXT) -> str:
     """``text`` without what looks like a credential, cut after ``limit`` characters."""
     if len(text) <= _CACHED_LENGTH:
         return _redacted_short(text)
-    if len(text) > limit:
-        text = f"{text[:limit]}… ({len(text)} characters)"
-    return _PATTERN.sub(_replacement, text)
+    if len(text) <= limit:
+        return without_credentials(text)
+    return f"{without_credentials(text[: limit + _MARGIN], 0, limit)}… ({len(text)} characters)"
 
 
-@functools.lru_cache(maxsize=2048)
-def _redacted_short(text: str) -> str:
-    return _PATTERN.sub(_replacement, text)
+def redacted_ends(text: str, limit: int) -> str:
+    """The same for a text of which the end matters as much as the beginning: what is too much is cut from its middle."""
+    if len(text) <= limit:
+        return without_credentials(text)
+    half = limit // 2
+    first = without_credentials(text[: half + _MARGIN], 0, half)
+    last = text[-half - _MARGIN :]
+    return f"{first}\n… ({len(text) - 2 * half} characters left out)\n{without_credentials(last, len(last) - half)}"
 
 
-def _replacement(match: re.Match[str]) -> str:
-    if match["scheme"]:
-        return f"{match['scheme']} {REDACTED}"
-    return f"{match['before_login'] or match['name'] or ''}{REDACTED}"
+_redacted_short: Final = functools.lru_cache(maxsize=2048)(without_credentials)
 
 
 def plain(value: object, depth: int = 0) -> object:

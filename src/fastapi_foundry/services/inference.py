@@ -6,20 +6,29 @@ translated to one chat request. Every generation is logged with its tokens and i
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from fastapi_foundry.engines.base import Call, Engine, NotedStream, Reply
-from fastapi_foundry.errors import EngineFailedError, InvalidInputError, ModelNotFoundError, QueueFullError
-from fastapi_foundry.observability.logging import get_logger
+from fastapi_foundry.errors import EngineFailedError, ModelNotAllowedError, ModelNotFoundError
+from fastapi_foundry.security.principal import LOCAL, Principal
+from fastapi_foundry.services.generations import (
+    Generation,
+    Generations,
+    NullLimits,
+    NullUsage,
+    TokenLimits,
+    UseRecorder,
+)
+from fastapi_foundry.services.model_access import hiding_others, require_allowed
 from fastapi_foundry.services.models import ModelsService
 from fastapi_foundry.services.relay import Relay
+from fastapi_foundry.services.usage import UNKNOWN_MODEL
 from fastapi_foundry.wire import sse
 from fastapi_foundry.wire.errors import fact_from_error_event
 from fastapi_foundry.wire.native import GenerateRequest
@@ -31,8 +40,6 @@ from fastapi_foundry.wire.openai import (
 )
 
 __all__ = ["GenerationEnd", "GenerationPiece", "InferenceDefaults", "InferenceService", "OpenAIRequest"]
-
-logger = get_logger(__name__)
 
 CHAT_PATH: Final = "/v1/chat/completions"
 _NO_USAGE: Final = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -56,6 +63,7 @@ class OpenAIRequest:
     parsed: dict[str, Any]
     checked: ChatCompletionRequest | CompletionRequest | EmbeddingRequest
     request_id: str
+    principal: Principal = LOCAL
 
     @property
     def streams(self) -> bool:
@@ -81,18 +89,6 @@ class GenerationEnd:
     content: str = ""
 
 
-@dataclass(slots=True)
-class _Record:
-    """What gets logged about one generation."""
-
-    model_id: str
-    path: str
-    begun: float
-    usage: dict[str, Any] = field(default_factory=dict)
-    status: str = "failed"
-    first_byte_s: float | None = None
-
-
 class InferenceService:
     """The use cases of generation.
 
@@ -100,6 +96,8 @@ class InferenceService:
         engine: What runs the models.
         models: Knows which names exist.
         defaults: For what a native request leaves out.
+        usage: Where use is recorded.
+        limits: Where tokens are held against limits.
         clock: Monotonic seconds.
     """
 
@@ -109,25 +107,30 @@ class InferenceService:
         models: ModelsService,
         defaults: InferenceDefaults,
         *,
+        usage: UseRecorder | None = None,
+        limits: TokenLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._models = models
         self._defaults = defaults
         self._clock = clock
+        self._generations = Generations(
+            usage or NullUsage(), limits or NullLimits(), is_known=self._is_listed, clock=clock
+        )
 
     async def complete(self, request: OpenAIRequest) -> Reply:
         """Answer a request of OpenAI's API as a whole; the engine's bytes, and what happened on the way.
 
         Raises:
             ModelNotFoundError: When no model has that name.
+            ModelNotAllowedError: When its sender may not use it.
             FoundryError: What the engine found wrong, or what is wrong with the engine.
         """
-        model_id = await self._models.require_known(request.checked.model)
-        with self._recorded(request, model_id) as record:
+        with self._recorded(request, await self._model_for(request)) as generation:
             reply = await self._engine.post(Call(request.path, request.raw, request.request_id, known=request.parsed))
-            record.usage = _usage_of(reply.body)
-            record.status = "ok"
+            generation.usage = _usage_of(reply.body)
+            generation.status = "ok"
         return reply
 
     @asynccontextmanager
@@ -139,33 +142,37 @@ class InferenceService:
 
         Raises:
             ModelNotFoundError: When no model has that name.
+            ModelNotAllowedError: When its sender may not use it.
             FoundryError: What the engine found wrong; while iterating, what went wrong since.
         """
         checked = request.checked
         wants_usage = not isinstance(checked, EmbeddingRequest) and checked.usage_requested
-        model_id = await self._models.require_known(checked.model)
+        model_id = await self._model_for(request)
         call = _streaming_call(request, wants_usage=wants_usage)
-        with self._recorded(request, model_id) as record:
+        with self._recorded(request, model_id) as generation:
             async with self._engine.stream(call) as reply:
-                relay = Relay(reply, hide_usage=not wants_usage)
+                relay = Relay(reply, hide_usage=not wants_usage, meter=generation.meter)
                 try:
                     await relay.begin()
-                    record.first_byte_s = self._clock() - record.begun
+                    generation.first_byte_s = self._clock() - generation.begun
                     async with aclosing(relay.frames()) as frames:
                         yield NotedStream(frames, reply.headers, reply.notes)
-                    record.status = "ok" if relay.ended_well else "failed"
+                    generation.status = "ok" if relay.ended_well else "failed"
                 finally:
-                    record.usage = relay.usage
+                    generation.usage, generation.content_frames = relay.usage, relay.content_frames
 
-    async def generate(self, request: GenerateRequest, *, request_id: str) -> GenerationEnd:
+    async def generate(
+        self, request: GenerateRequest, *, request_id: str, principal: Principal = LOCAL
+    ) -> GenerationEnd:
         """Generate a whole text.
 
         Raises:
             ModelNotFoundError: When no model has that name.
+            ModelNotAllowedError: When its sender may not use it.
             FoundryError: What the engine found wrong, or what is wrong with the engine.
         """
         begun = self._clock()
-        upstream = self._chat_request(request, request_id, stream=False)
+        upstream = self._chat_request(request, request_id, principal, stream=False)
         answer = orjson.loads((await self.complete(upstream)).body)
         try:
             choice = answer["choices"][0]
@@ -182,11 +189,11 @@ class InferenceService:
 
     @asynccontextmanager
     async def generate_stream(
-        self, request: GenerateRequest, *, request_id: str
+        self, request: GenerateRequest, *, request_id: str, principal: Principal = LOCAL
     ) -> AsyncIterator[AsyncIterator[GenerationPiece | GenerationEnd]]:
         """Generate a text piece by piece, with one ``GenerationEnd`` last; raises as ``stream`` does."""
         begun = self._clock()
-        upstream = self._chat_request(request, request_id, stream=True)
+        upstream = self._chat_request(request, request_id, principal, stream=True)
         async with (
             self.stream(upstream) as frames,
             aclosing(self._pieces(frames, upstream.checked.model, begun)) as pieces,
@@ -208,7 +215,9 @@ class InferenceService:
                         yield GenerationPiece(content)
         yield GenerationEnd(model=model, usage=usage, finish_reason=finish_reason, duration=self._clock() - begun)
 
-    def _chat_request(self, request: GenerateRequest, request_id: str, *, stream: bool) -> OpenAIRequest:
+    def _chat_request(
+        self, request: GenerateRequest, request_id: str, principal: Principal, *, stream: bool
+    ) -> OpenAIRequest:
         messages: list[dict[str, str]] = [{"role": "user", "content": request.prompt}]
         if request.system:
             messages.insert(0, {"role": "system", "content": request.system})
@@ -222,38 +231,25 @@ class InferenceService:
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         checked = ChatCompletionRequest.model_validate(body)
-        return OpenAIRequest(CHAT_PATH, orjson.dumps(body), body, checked, request_id)
+        return OpenAIRequest(CHAT_PATH, orjson.dumps(body), body, checked, request_id, principal)
 
-    @contextmanager
-    def _recorded(self, request: OpenAIRequest, model_id: str) -> Iterator[_Record]:
-        """Log what becomes of ``request``: ``ok``, ``failed``, ``refused`` (the request is at fault) or ``cancelled``."""
-        record = _Record(model_id=model_id, path=request.path, begun=self._clock())
+    async def _model_for(self, request: OpenAIRequest) -> str:
+        """The full id of the model that is asked for, if its sender may use it."""
+        name, principal, model_id = request.checked.model, request.principal, UNKNOWN_MODEL
         try:
-            yield record
-        except (asyncio.CancelledError, GeneratorExit):
-            record.status = "cancelled"
+            with hiding_others(principal, name):
+                model_id = await self._models.require_known(name)
+            require_allowed(principal, name, self._models.last_known)
+        except (ModelNotFoundError, ModelNotAllowedError):
+            self._generations.refused(principal, model_id)
             raise
-        except (InvalidInputError, ModelNotFoundError, QueueFullError):
-            record.status = "refused"
-            raise
-        finally:
-            self._log(record)
+        return model_id
 
-    def _log(self, record: _Record) -> None:
-        duration = self._clock() - record.begun
-        prompt, completion = record.usage.get("prompt_tokens"), record.usage.get("completion_tokens")
-        logger.log_model_operation(
-            model_id=record.model_id,
-            operation="embed" if record.path.endswith("/embeddings") else "generate",
-            status=record.status,
-            duration=duration,
-            tokens_generated=completion,
-            input_tokens=prompt,
-            output_tokens=completion,
-            generation_time=duration,
-            first_byte_time=record.first_byte_s,
-            user_id=None,
-        )
+    def _is_listed(self, model_id: str) -> bool:
+        return any(model_id == card.id or model_id in card.names for card in self._models.last_known)
+
+    def _recorded(self, request: OpenAIRequest, model_id: str) -> AbstractContextManager[Generation]:
+        return self._generations.recorded(request.principal, model_id, request.path, request.parsed)
 
 
 def _events(decoder: sse.SSEDecoder, chunk: bytes) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from fastapi_foundry.engines.base import Engine, ModelCard
 from fastapi_foundry.engines.catalog import Catalog, DownloadProgress
+from fastapi_foundry.engines.via import gateways_passed
 from fastapi_foundry.errors import EngineError, ModelNotFoundError
 from fastapi_foundry.observability.logging import get_logger
 from fastapi_foundry.settings import QUALIFIER
@@ -51,6 +52,10 @@ class ModelsService:
         """
         if not fresh and self._clock() - self._fetched_at < _FRESH_S:
             return self._cards
+        if gateways_passed():
+            # Not shared: the gateway that asks may be one that a fetch under way is waiting for. Nor fresh for
+            # anybody else: what only that gateway could tell is not in it.
+            return await self._fetch(is_fresh=False)
         if self._fetching is None:
             self._fetching = asyncio.create_task(self._fetch())
             self._fetching.add_done_callback(self._fetched)
@@ -161,12 +166,13 @@ class ModelsService:
             )
         return answer
 
-    async def _fetch(self) -> list[ModelCard]:
+    async def _fetch(self, *, is_fresh: bool = True) -> list[ModelCard]:
         cards = await self._engine.list_models()
         self._cards = cards
         aliases = {alias: card.id for card in cards if isinstance(alias := card.extra.get("alias"), str)}
         self._ids = aliases | {name: card.id for card in cards for name in (*card.names, card.id)}
-        self._fetched_at = self._clock()
+        if is_fresh:
+            self._fetched_at = self._clock()
         return cards
 
     def _fetched(self, task: asyncio.Task[list[ModelCard]]) -> None:

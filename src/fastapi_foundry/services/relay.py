@@ -10,13 +10,16 @@ import orjson
 
 from fastapi_foundry.engines.base import ReplyStream
 from fastapi_foundry.errors import EngineFailedError
+from fastapi_foundry.services.limit_tickets import Meter
 from fastapi_foundry.wire.sse import SSEDecoder, WholeFrames
 
 __all__ = ["Relay"]
 
 # These cannot occur inside a JSON string, where every quotation mark carries a backslash.
 _USAGE: Final = (b'"usage":{', b'"usage": {')
+_NO_TEXT: Final = (b'"finish_reason":"', b'"finish_reason": "', b"data: [DONE]", b'"choices":[]', b'"choices": []')
 _ERROR_FRAME: Final = re.compile(rb'(?:^|[\r\n])data: ?\{\s*"error"\s*:')
+_DONE: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")
 _FRAME_END: Final = re.compile(rb"(\r\n\r\n|\n\n|\r\r)")
 
 
@@ -26,19 +29,23 @@ class Relay:
     Args:
         reply: The engine's running answer.
         hide_usage: Keep the usage frame from the client, which did not ask for it.
+        meter: Watches over budgets; a stream that passes one ends after the frame that did.
 
     Attributes:
+        content_frames: Frames with text that have been passed on.
         usage: The engine's usage, once it has come by.
         ended_well: Whether the engine's normal end has been reached without an error frame.
     """
 
-    def __init__(self, reply: ReplyStream, *, hide_usage: bool) -> None:
+    def __init__(self, reply: ReplyStream, *, hide_usage: bool, meter: Meter | None = None) -> None:
         self._reply = aiter(reply)
         self._hide_usage = hide_usage
+        self._meter = meter
         self._splitter = WholeFrames()
         self._first = b""
         self._error_passed = False
         self.usage: dict[str, Any] = {}
+        self.content_frames = 0
         self.ended_well = False
 
     async def begin(self) -> None:
@@ -54,6 +61,7 @@ class Relay:
         Raises:
             EngineFailedError: When the engine breaks off.
             EngineTimeoutError: When it falls silent.
+            TokenBudgetExceededError: When a budget has been passed.
         """
         if first := self._pass(self._first):
             yield first
@@ -66,6 +74,7 @@ class Relay:
         self.ended_well = not self._error_passed
 
     def _pass(self, frames: bytes) -> bytes:
+        self._count(frames)
         if b'"error"' in frames and _ERROR_FRAME.search(frames):
             self._error_passed = True
         if any(mark in frames for mark in _USAGE):
@@ -73,6 +82,20 @@ class Relay:
             whole = [text + end for text, end in zip(pieces[::2], [*pieces[1::2], b""], strict=True)]
             return b"".join(frame for frame in whole if not self._read_usage(frame))
         return frames
+
+    def _count(self, frames: bytes) -> None:
+        count = _frames_in(frames)
+        if not self.content_frames and b'"content":""' in frames:
+            count -= 1  # the first one says who speaks, and nothing yet
+        if frames.endswith(_DONE):
+            count -= 1
+        if self._meter is not None:
+            refusal = self._meter.refusal()
+            # Where only the end is left to be said, it may be.
+            if refusal is not None and count > sum(frames.count(mark) for mark in _NO_TEXT):
+                raise refusal
+            self._meter.charge(count)
+        self.content_frames += count
 
     def _read_usage(self, frame: bytes) -> bool:
         """Note the usage that ``frame`` holds; whether the frame is to be kept from the client."""
@@ -87,3 +110,7 @@ class Relay:
                 self.usage = data["usage"]
                 return self._hide_usage and not data.get("choices")
         return False
+
+
+def _frames_in(frames: bytes) -> int:
+    return frames.count(b"\n\n") or frames.count(b"\r\n\r\n") or frames.count(b"\r\r")

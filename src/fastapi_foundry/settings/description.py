@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from fastapi_foundry.settings.sections import Settings
 
-__all__ = ["Setting", "describe_settings", "settings_table"]
+__all__ = ["SECRET_TEXT", "Setting", "describe_settings", "settings_table"]
+
+SECRET_TEXT: Final = "secret text"  # noqa: S105 - the name of a type
+"""The type of settings of which no message, view or log ever shows a value."""
 
 Kind = Literal["bool", "int", "float", "str", "list", "path", "json"]
 
@@ -33,7 +36,13 @@ _WELL_KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "logging.mode": ("FASTAPI_FOUNDRY_MODE",),
     "logging.level": ("LOG_LEVEL",),
     "logging.dir": ("LOG_DIR",),
+    "security.admin_key": ("FOUNDRY_ADMIN_KEY",),
+    "storage.url": ("FOUNDRY_DATABASE_URL",),
 }
+
+
+# Paths of files whose names do not say so.
+_FILES: Final = frozenset({"tls.certificate", "tls.private_key"})
 
 
 class Setting(NamedTuple):
@@ -50,6 +59,11 @@ class Setting(NamedTuple):
     default: object
     environment: tuple[str, ...]
     description: str
+
+    @property
+    def file_environment(self) -> tuple[str, ...]:
+        """For a secret: the variables that name a file which holds the value, in the order of ``environment``."""
+        return tuple(f"{name}_FILE" for name in self.environment) if self.type == SECRET_TEXT else ()
 
 
 def describe_settings() -> list[Setting]:
@@ -75,6 +89,8 @@ def _row(section: str, name: str, field: FieldInfo) -> Setting:
     key = f"{section}.{name}" if section else name
     generic = "FASTAPI_FOUNDRY__" + key.replace(".", "__").upper()
     kind, words = _kind(field.annotation)
+    if key.endswith("_file") or key in _FILES:
+        words = "file"
     default = "~/.foundry" if key == "home" else field.default
     environment = (*_WELL_KNOWN.get(key, ()), generic)
     return Setting(key, section, kind, words, default, environment, field.description or "")
@@ -100,6 +116,7 @@ def _kind(annotation: object) -> tuple[Kind, str]:
         int: ("int", "integer"),
         float: ("float", "number"),
         str: ("str", "text"),
+        SecretStr: ("str", SECRET_TEXT),
         Path: ("path", "directory"),
     }
     return names[annotation]

@@ -32,7 +32,7 @@ QUALIFIER: Final = "::"
 
 _ENGINE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}\Z")
-_OWN_HEADERS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
+_OWN_HEADERS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection", "via"})
 
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Text = Annotated[str, AfterValidator(non_empty)]
@@ -77,7 +77,7 @@ class EngineSettings(_Entry):
         default=None, description="Environment variable that holds the key, to keep it out of the file."
     )
     headers: Annotated[dict[str, str], AfterValidator(_headers)] = Field(
-        default={}, max_length=32, description="Further headers of each request to this engine."
+        default={}, max_length=32, repr=False, description="Further headers of each request to this engine."
     )
     models: list[Text] | None = Field(
         default=None, max_length=1000, description="Only these of its models are offered; unset: all."

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from fastapi_foundry.errors import ConfigurationError
-from fastapi_foundry.settings.description import settings_table
+from fastapi_foundry.settings.description import SECRET_TEXT, settings_table
 from fastapi_foundry.settings.sections import Settings, default_home
 from fastapi_foundry.settings.sources import COMMAND_LINE, Given, from_command_line, from_environment, from_file
 from fastapi_foundry.settings.values import shown
@@ -109,11 +109,14 @@ def _translated(detail: ErrorDetails, given: Mapping[str, Given]) -> Configurati
     location = ".".join(str(part) for part in detail["loc"][:2])
     if "field" in context:
         location = f"{location}.{context['field']}"
-    key = next((known for known in settings_table() if known in {location, location.partition(".")[0]}), location)
+    table = settings_table()
+    key = next((known for known in table if known in {location, location.partition(".")[0]}), location)
     source = given[key].source if key in given else _section_source(key, given)
     kind = detail["type"]
     if kind in _WORDS:
-        reason = _WORDS[kind].format(**context) + f", not {shown(detail['input'])}"
+        # A wrong value of a secret may be the secret in a wrong place.
+        what = "" if key in table and table[key].type == SECRET_TEXT else f", not {shown(detail['input'])}"
+        reason = _WORDS[kind].format(**context) + what
     else:
         reason = detail["msg"].removeprefix("Value error, ")
     return ConfigurationError(key, source, reason)
@@ -132,7 +135,8 @@ def _translated_entry(detail: ErrorDetails, given: Mapping[str, Given]) -> Confi
         case "extra_forbidden":
             reason = "there is no such setting"
         case kind if kind in _WORDS:
-            what = "" if key.endswith(".api_key") else f", not {shown(detail['input'])}"
+            secret = key.endswith(".api_key") or ".headers." in key
+            what = "" if secret else f", not {shown(detail['input'])}"
             reason = _WORDS[kind].format(**context) + what
         case _:
             reason = detail["msg"].removeprefix("Value error, ")

@@ -16,15 +16,27 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic_core import PydanticCustomError
 
 from fastapi_foundry.settings.engines import EngineSettings, ModelRoute, check_routes
-from fastapi_foundry.settings.values import engine_base_url, http_url, is_loopback_host, log_level, non_empty
+from fastapi_foundry.settings.http_limits import HttpLimitsSettings
+from fastapi_foundry.settings.limits import AuditSettings, LimitsSettings, UsageSettings
+from fastapi_foundry.settings.security import SecuritySettings
+from fastapi_foundry.settings.storage import StorageSettings
+from fastapi_foundry.settings.tls import TlsSettings
+from fastapi_foundry.settings.values import engine_base_url, http_url, log_level, non_empty
 
 __all__ = [
+    "AuditSettings",
     "FastAPIServerSettings",
     "FoundryAISettings",
     "FoundryServiceSettings",
+    "HttpLimitsSettings",
+    "LimitsSettings",
     "LoggingSettings",
     "PortManagementSettings",
+    "SecuritySettings",
     "Settings",
+    "StorageSettings",
+    "TlsSettings",
+    "UsageSettings",
     "default_home",
 ]
 
@@ -62,7 +74,10 @@ def _require_ordered(first: int, last: int) -> None:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False)
+    # An input may hold a password, and the text of a cause can reach a log.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=False, hide_input_in_errors=True
+    )
 
 
 class FoundryAISettings(_Section):
@@ -132,20 +147,6 @@ class FastAPIServerSettings(_Section):
         default=10.0,
         description="Seconds of silence after which a stream gets a comment, so that no client or proxy gives up.",
     )
-    allow_remote_without_key: bool = Field(
-        default=False, description="Accept a `host` that other machines can reach although no API key protects it."
-    )
-
-    @model_validator(mode="after")
-    def _remote_needs_consent(self) -> Self:
-        if not self.allow_remote_without_key and not is_loopback_host(self.host):
-            raise PydanticCustomError(
-                "remote_without_key",
-                "other machines could reach the gateway at {host} and nothing asks them for a key; use 127.0.0.1, or "
-                "set fastapi_server.allow_remote_without_key to true if that is what you want",
-                {"host": repr(self.host), "field": "host"},
-            )
-        return self
 
 
 class PortManagementSettings(_Section):
@@ -233,9 +234,16 @@ class Settings(_Section):
     )
     foundry_ai: FoundryAISettings = FoundryAISettings()
     fastapi_server: FastAPIServerSettings = FastAPIServerSettings()
+    http_limits: HttpLimitsSettings = HttpLimitsSettings()
+    tls: TlsSettings = TlsSettings()
+    security: SecuritySettings = SecuritySettings()
+    limits: LimitsSettings = LimitsSettings()
+    usage: UsageSettings = UsageSettings()
+    audit: AuditSettings = AuditSettings()
     port_management: PortManagementSettings = PortManagementSettings()
     foundry_service: FoundryServiceSettings = FoundryServiceSettings()
     logging: LoggingSettings = LoggingSettings()
+    storage: StorageSettings = StorageSettings()
     engines: list[EngineSettings] = Field(
         default=[],
         max_length=64,

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from fastapi_foundry.errors import ConfigurationError
 from fastapi_foundry.settings.description import Setting, settings_table
+from fastapi_foundry.settings.secret_files import secret_in_file
 from fastapi_foundry.settings.values import shown
 
 __all__ = ["COMMAND_LINE", "Given", "from_command_line", "from_environment", "from_file"]
@@ -59,9 +60,12 @@ def from_file(path: Path) -> dict[str, Given]:
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
-    """Take what ``environ`` holds under our names; an empty value counts as not set."""
+    """Take what ``environ`` holds under our names; an empty value counts as not set.
+
+    A secret may be in a file that ``..._FILE`` names instead; blocks for the read of such small files.
+    """
     table = settings_table()
-    known = {name for setting in table.values() for name in setting.environment}
+    known = {name for setting in table.values() for name in (*setting.environment, *setting.file_environment)}
     found: dict[str, Given] = {}
     for setting in table.values():
         for name in setting.environment:
@@ -69,6 +73,12 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
             if text:
                 found[setting.key] = Given(_parsed(setting, text, name), name)
                 break
+        for name in setting.file_environment:
+            path = environ.get(name, "").strip()
+            if path:
+                if setting.key in found:
+                    raise ConfigurationError(setting.key, name, f"is set beside {found[setting.key].source}; set one")
+                found[setting.key] = Given(secret_in_file(Path(path), setting.key, name), name)
     for name in environ:
         if name.startswith(_GENERIC_PREFIX) and name not in known:
             raise ConfigurationError("", name, "there is no such setting" + _nearest(name, known))

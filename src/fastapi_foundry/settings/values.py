@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Final
 from urllib.parse import urlsplit
 
-__all__ = ["engine_base_url", "http_url", "is_loopback_host", "log_level", "non_empty", "shown"]
+__all__ = ["engine_base_url", "host_name", "http_url", "is_loopback_host", "log_level", "non_empty", "shown"]
 
+_HOST: Final = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]*:[0-9a-f:.]+")
 _LONGEST_SHOWN: Final = 60  # characters of a wrong value that a message repeats
 _LEVELS = {name: name for name in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")} | {
     "WARN": "WARNING",
@@ -58,6 +60,15 @@ def http_url(text: str) -> str:
     return text.strip().rstrip("/")
 
 
+def host_name(text: str) -> str:
+    """A host's name or address, lower case, without a port."""
+    name = text.strip().lower().rstrip(".")
+    name = name[1:-1] if name.startswith("[") and name.endswith("]") else name
+    if not _HOST.fullmatch(name):
+        raise ValueError("must be a host's name or address, without a scheme or a port")
+    return name
+
+
 def engine_base_url(text: str) -> str:
     """The engine's address without ``/v1``; the engine is reached on loopback alone."""
     url = http_url(text).removesuffix("/v1").rstrip("/")
@@ -71,6 +82,8 @@ def engine_base_url(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A wrong value as a message may repeat it."""
+    """A wrong value as a message may repeat it; of a list or an object only its kind, since it may hold a secret."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."

@@ -14,7 +14,12 @@ from typing import Any, Final
 import orjson
 
 from fastapi_foundry import errors
-from fastapi_foundry.wire.engine_text import clean_engine_text, shows_inside
+from fastapi_foundry.wire.engine_text import (
+    INVALID_TOOL_CALL,
+    clean_engine_text,
+    is_invalid_tool_call,
+    shows_inside,
+)
 
 __all__ = ["ErrorResponse", "error_frame", "fact_from_error_event", "fact_from_response", "openai_error"]
 
@@ -26,18 +31,32 @@ _LOADING: Final = re.compile(r"\bload(?:s|ing)\b|\bwarming up\b", re.IGNORECASE)
 # The most specific class first; the first match wins.
 _STATUS: Final[tuple[tuple[type[errors.FoundryError], int, str], ...]] = (
     (errors.BodyTooLargeError, 413, "invalid_request_error"),
+    (errors.HeadTooLargeError, 431, "invalid_request_error"),
+    (errors.RequestTooSlowError, 408, "invalid_request_error"),
     (errors.InvalidInputError, 400, "invalid_request_error"),
+    (errors.AuthenticationError, 401, "authentication_error"),
     (errors.ForbiddenError, 403, "permission_error"),
+    (errors.KeyNotFoundError, 404, "invalid_request_error"),
     (errors.ModelNotFoundError, 404, "invalid_request_error"),
     (errors.ModelUnavailableError, 503, "server_error"),
     (errors.QueueFullError, 429, "rate_limit_error"),
+    (errors.TokenBudgetExceededError, 429, "insufficient_quota"),
+    (errors.LimitExceededError, 429, "rate_limit_error"),
+    (errors.OverloadedError, 503, "server_error"),
     (errors.StructuredOutputError, 422, "invalid_request_error"),
     (errors.CatalogUnavailableError, 503, "server_error"),
+    (errors.StorageConflictError, 409, "invalid_request_error"),
+    (errors.StorageUnavailableError, 503, "server_error"),
+    (errors.StorageFullError, 507, "server_error"),
     (errors.StoppingError, 503, "server_error"),
     (errors.EngineUnavailableError, 503, "server_error"),
     (errors.EngineTimeoutError, 504, "server_error"),
+    (errors.EngineLoopError, 508, "server_error"),
     (errors.EngineError, 502, "server_error"),
 )
+
+# Of errors that come without a status of their own.
+_STATUS_OF_CODE: Final = {"model_not_found": 404, "loop_detected": 508}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +78,7 @@ def openai_error(fact: BaseException) -> ErrorResponse:
             return ErrorResponse(
                 status=status,
                 body=_envelope(fact.message, type_, getattr(fact, "param", None), fact.code),
-                headers=_retry_after(fact),
+                headers=_headers(fact),
             )
     return ErrorResponse(status=500, body=_envelope(_INTERNAL_MESSAGE, "server_error", None, "internal_error"))
 
@@ -76,9 +95,8 @@ def fact_from_error_event(data: bytes) -> errors.FoundryError:
         type_, code = error.get("type"), error.get("code")
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         type_, code = None, None
-    if code == "model_not_found":
-        return fact_from_response(404, data)
-    return fact_from_response(400 if type_ == "invalid_request_error" else 502, data)
+    status = 400 if type_ == "invalid_request_error" else 502
+    return fact_from_response(_STATUS_OF_CODE.get(str(code), status), data)
 
 
 def fact_from_response(
@@ -115,13 +133,17 @@ def fact_from_response(
         return errors.CatalogUnavailableError(message or "The model catalogue cannot be reached.")
     if code == "engine_timeout" or status == 504:  # noqa: PLR2004 - as above
         return errors.EngineTimeoutError(message or "The engine did not answer in time.", limit_s=0.0)
-    if status == 503:  # noqa: PLR2004 - as above
-        return _not_ready(message, code, retry_after_s)
-    return errors.EngineFailedError(
-        message if code == "engine_failed" and message else "The engine failed to answer the request.",
-        engine_status=status,
-        engine_body=_excerpt(body),
-    )
+    if status in {503, 508}:
+        return _out_of_reach(status, message, code, retry_after_s)
+    return _failure(status, body, message, code)
+
+
+def _failure(status: int, body: bytes, message: str | None, code: str | None) -> errors.EngineFailedError:
+    context: dict[str, object] = {"engine_status": status, "engine_body": _excerpt(body)}
+    if message and (message == INVALID_TOOL_CALL or is_invalid_tool_call(message)):
+        return errors.ModelOutputError(INVALID_TOOL_CALL, **context)
+    told = message if code == "engine_failed" else None
+    return errors.EngineFailedError(told or "The engine failed to answer the request.", **context)
 
 
 def _excerpt(body: bytes) -> str:
@@ -129,7 +151,11 @@ def _excerpt(body: bytes) -> str:
     return body[:500].decode("utf-8", "replace")
 
 
-def _not_ready(message: str | None, code: str | None, retry_after_s: float | None) -> errors.EngineUnavailableError:
+def _out_of_reach(
+    status: int, message: str | None, code: str | None, retry_after_s: float | None
+) -> errors.EngineUnavailableError | errors.EngineLoopError:
+    if status == 508:  # noqa: PLR2004 - as above
+        return errors.EngineLoopError(message or "The way to the engine leads back to this gateway.")
     if code == "model_loading" or _LOADING.search(message or ""):
         return errors.ModelLoadingError("The engine is still loading the model.", retry_after_s=retry_after_s or 1.0)
     return errors.EngineUnavailableError(message or "The engine is not ready.", retry_after_s=retry_after_s)
@@ -139,18 +165,23 @@ def _envelope(message: str, type_: str, param: str | None, code: str) -> dict[st
     return {"error": {"message": message, "type": type_, "param": param, "code": code}}
 
 
-def _retry_after(fact: errors.FoundryError) -> dict[str, str]:
+def _headers(fact: errors.FoundryError) -> dict[str, str]:
+    if isinstance(fact, errors.AuthenticationError):
+        return {"WWW-Authenticate": "Bearer"}
     seconds = getattr(fact, "retry_after_s", None)
     return {} if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def _read_envelope(body: bytes) -> tuple[str | None, str | None, str | None]:
     try:
-        error = orjson.loads(body)["error"]
+        document = orjson.loads(body)
+        error = document["error"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None, None, None
     if isinstance(error, str):
-        return _presentable(error), None, None
+        # The native form of a gateway has the reason in a field of its own.
+        detail = document.get("detail")
+        error = {**document, "message": detail if isinstance(detail, str) else error}
     if not isinstance(error, dict):
         return None, None, None
     texts = (error.get(key) for key in ("message", "param", "code"))

@@ -16,14 +16,16 @@ __all__ = ["describe_errors", "parse_object", "validate", "wrong_field"]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _MAX_SHOWN_CHARS: Final = 300
+_MAX_DEPTH: Final = 128  # what handles a body later may call itself once for each level; Python allows 1,000 calls
+_CONTAINERS: Final = frozenset({dict, list})
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
     """Parse a request body that has to be one JSON object.
 
     Raises:
-        InvalidInputError: When the body is empty, is not UTF-8, is not JSON (NaN, Infinity and nesting
-            beyond the parser's limit included) or is JSON of another kind.
+        InvalidInputError: When the body is empty, is not UTF-8, is not JSON (NaN and Infinity included), is
+            nested more than 128 levels deep, or is JSON of another kind.
     """
     if not body:
         raise InvalidInputError("The request has no body; a JSON object is expected.", code="body_missing")
@@ -34,6 +36,9 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         kind = {list: "an array", str: "a string", type(None): "null", bool: "a boolean"}.get(type(value), "a number")
         raise InvalidInputError(f"The request body must be a JSON object, not {kind}.", code="json_invalid")
+    # Counting is a matter of microseconds, and few bodies have so many that a look at the levels is due.
+    if body.count(b"[") + body.count(b"{") > _MAX_DEPTH and _is_deeper_than(value, _MAX_DEPTH):
+        raise InvalidInputError(f"The request body is nested more than {_MAX_DEPTH} levels deep.", code="json_too_deep")
     return value
 
 
@@ -71,6 +76,20 @@ def describe_errors(errors: Sequence[Any], value: Any) -> tuple[str, str | None,
     message = " ".join(reasons) if len(reasons) == 1 else " Or: ".join(reasons)
     code = "missing_required_parameter" if chosen["type"] == "missing" else "invalid_value"
     return (f"'{param}': {message}" if param else message), param, code
+
+
+def _is_deeper_than(value: Any, levels: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(levels):
+        below: list[Any] = []
+        for node in level:
+            children = node.values() if type(node) is dict else node
+            if not _CONTAINERS.isdisjoint(map(type, children)):
+                below += [child for child in children if type(child) in _CONTAINERS]
+        if not below:
+            return False
+        level = below
+    return True
 
 
 def _path(error: Any, value: Any) -> tuple[int | str, ...]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastapi_foundry.api.hosts import HostRule, is_same_origin
+from fastapi_foundry.api.hosts import HostRule, is_drive_by, is_same_origin
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,40 @@ def test_the_same_authority_is_the_same_origin(origin: str, host: str) -> None:
 )
 def test_any_other_origin_is_foreign(origin: str, host: str) -> None:
     assert not is_same_origin(origin, host)
+
+
+def fetched(site: str, mode: str = "no-cors", dest: str = "empty") -> dict[bytes, bytes]:
+    return {
+        b"sec-fetch-site": site.encode(),
+        b"sec-fetch-mode": mode.encode(),
+        b"sec-fetch-dest": dest.encode(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("headers", "path"),
+    [
+        ({}, "/v1/models"),
+        (fetched("same-origin"), "/v1/models"),
+        (fetched("none", "navigate", "document"), "/api/v1/models"),
+        (fetched("cross-site", "navigate", "document"), "/"),
+        (fetched("same-site", "navigate", "document"), "/docs"),
+    ],
+)
+def test_programs_our_own_pages_and_links_to_them_are_no_drive_by(headers: dict[bytes, bytes], path: str) -> None:
+    assert not is_drive_by(headers, path)
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "unheard-of"])
+@pytest.mark.parametrize(
+    ("mode", "dest", "path"),
+    [
+        ("no-cors", "image", "/static/favicon.svg"),
+        ("no-cors", "script", "/"),
+        ("navigate", "iframe", "/"),
+        ("navigate", "document", "/api/v1/health"),
+        ("navigate", "document", "/v1/models"),
+    ],
+)
+def test_what_a_page_of_another_origin_pulls_in_is_a_drive_by(site: str, mode: str, dest: str, path: str) -> None:
+    assert is_drive_by(fetched(site, mode, dest), path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastapi_foundry.api import bodies, middleware
+from fastapi_foundry.api import middleware
 from fastapi_foundry.errors import EngineTimeoutError, EngineUnavailableError, QueueFullError
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.waiting import eventually
@@ -170,17 +171,49 @@ async def test_json_is_taken_under_every_spelling_of_its_content_type(
     assert answer.status_code == 200
 
 
-async def test_a_body_that_stalls_is_answered_and_not_waited_for(
-    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+async def test_a_body_that_stalls_is_answered_and_logged_as_what_it_was(
+    tmp_path: Path, access_log: list[tuple[Any, ...]]
 ) -> None:
-    monkeypatch.setattr(bodies, "_STALL_TIMEOUT_S", 0.05)
-    answer = await raw(
-        gateway,
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b'Content-Length: 100\r\n\r\n{"model"',
-    )
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"body_stalled" in answer
+    async with running_gateway(tmp_path, http_limits__body_idle_timeout_s=0.1) as gateway:
+        answer = await raw(
+            gateway,
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 100\r\n\r\n{"model"',
+        )
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"request_too_slow" in answer
+        await eventually(lambda: len(access_log) == 1)
+    assert access_log[0][2] == 408
+
+
+async def test_large_bodies_are_held_up_to_a_bound_and_given_back(tmp_path: Path) -> None:
+    held = 1_048_576
+    async with running_gateway(
+        tmp_path, http_limits__max_held_body_bytes=held, http_limits__body_idle_timeout_s=5.0
+    ) as gateway:
+        head = (
+            b"POST /%b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n"
+        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(head % b"v1/chat/completions" + b" " * 800_000)
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        for path, code in ((b"v1/embeddings", b'"code":"overloaded"'), (b"api/v1/generate", b'"status_code":503')):
+            answer = await raw(gateway, head % path + b" " * 400_000)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 1" in answer
+            assert code in answer
+        small = await gateway.client.post("/v1/chat/completions", json=CHAT)
+        assert small.status_code == 200
+        writer.write(b" " * 99_970 + json.dumps({"prompt": "hi"}).rjust(30).encode())
+        assert (await reader.read(1000)).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+        body = b'{"prompt":"hi"}'.ljust(900_000)
+        for _ in range(3):
+            answer_ = await gateway.client.post(
+                "/api/v1/generate", content=body, headers={"content-type": "application/json"}
+            )
+            assert answer_.status_code == 200
 
 
 async def test_pages_have_a_strict_policy_and_json_needs_none(gateway: RunningGateway) -> None:

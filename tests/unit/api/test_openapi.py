@@ -64,6 +64,9 @@ def test_every_operation_that_takes_a_body_says_so_with_an_example(document: dic
         "POST /v1/embeddings",
         "POST /api/v1/generate",
         "POST /api/v1/generate/batch",
+        "POST /api/v1/keys",
+        "POST /api/v1/keys/{key_id}/rotate",
+        "POST /api/v1/session",
     }
     for name in with_body:
         body = operations(document)[name]["requestBody"]
@@ -125,4 +128,5 @@ async def test_every_documented_path_exists(gateway: RunningGateway, document: d
     for name in operations(document):
         method, path = name.split()
         answer = await gateway.client.request(method, re.sub(r"\{\w+\}", "m:1", path))
-        assert answer.status_code in {200, 400}, name
+        assert answer.status_code != 405, name
+        assert b'"not_found"' not in answer.content, name

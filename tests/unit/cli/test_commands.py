@@ -36,7 +36,7 @@ def test_help_names_every_group(cli):
         (["version", "--nope"], "No such option"),
         (["serve", "--port", "abc"], "--port"),
         (["serve", "--port", "70000"], "--port"),
-        (["serve", "--host", "0.0.0.0"], "fastapi_server.host"),
+        (["serve", "--host", "0.0.0.0"], "security.admin_key"),
         (["--config", "/no/such/file.json", "model", "list"], "/no/such/file.json"),
         (["model", "register", "/no/such/dir"], "/no/such/dir does not exist"),
         (["chat", ""], "prompt is empty"),

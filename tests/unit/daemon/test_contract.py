@@ -112,6 +112,31 @@ def test_a_stream_without_calls_ends_as_the_engine_says():
     assert contract.CallIndexes().repair_chunk(chunk)["choices"][0]["finish_reason"] == "stop"
 
 
+def test_a_call_that_was_cut_off_ends_a_stream_in_its_own_frames():
+    indexes = contract.CallIndexes()
+    head = {"id": "i", "object": "chat.completion.chunk", "created": 5, "model": "m:1"}
+    indexes.repair_chunk(head | {"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
+    end, usage = indexes.cut_off("m:1", {"total_tokens": 2})
+    choice = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}
+    assert end == head | {"choices": [choice]}
+    assert usage == head | {"choices": [], "usage": {"total_tokens": 2}}
+    assert indexes.cut_off("m:1", None) == [end]
+
+
+def test_a_stream_that_was_cut_off_before_its_first_chunk_gets_one():
+    (chunk,) = contract.CallIndexes().cut_off("m:1", None)
+    assert chunk["id"].startswith("chatcmpl-")
+    assert (chunk["model"], chunk["object"]) == ("m:1", "chat.completion.chunk")
+    assert chunk["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+
+
+def test_calls_that_came_before_the_one_that_was_cut_off_stay_calls():
+    indexes = contract.CallIndexes()
+    delta = {"tool_calls": [{"id": "a", "function": {"name": "f"}}]}
+    indexes.repair_chunk({"id": "i", "choices": [{"delta": delta, "finish_reason": None}]})
+    assert indexes.cut_off("m:1", None)[0]["choices"][0]["finish_reason"] == "tool_calls"
+
+
 def test_the_usage_frame_has_no_choices_and_the_streams_own_id():
     answer = {"id": "i", "created": 5, "model": "m:1", "usage": {"total_tokens": 2}, "choices": [1]}
     frame = contract.usage_chunk(answer)

@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from fastapi_foundry.engines.breaker import Breaker, BreakerPolicy, BreakerState
-from fastapi_foundry.errors import EngineFailedError, InvalidInputError, ModelLoadingError, QueueFullError
+from fastapi_foundry.errors import (
+    EngineFailedError,
+    InvalidInputError,
+    ModelLoadingError,
+    ModelOutputError,
+    QueueFullError,
+)
 
 
 class Clock:
@@ -54,6 +60,13 @@ def test_a_failed_trial_doubles_the_pause_up_to_a_limit(breaker: Breaker, clock:
         clock.now += breaker.retry_after_s
         fail(breaker)
         assert (breaker.state, breaker.retry_after_s) == (BreakerState.OPEN, pause)
+
+
+def test_what_a_model_says_wrong_is_not_the_engines_failure(breaker: Breaker) -> None:
+    for _ in range(5):
+        breaker.begin()
+        breaker.failed(ModelOutputError("The model's tool call makes no sense."))
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_a_trial_that_its_client_gave_up_leaves_room_for_another(breaker: Breaker, clock: Clock) -> None:

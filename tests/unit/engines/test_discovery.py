@@ -16,6 +16,8 @@ from fastapi_foundry.engines.probe import EngineKind, probe
 from tests.support.engine_double import EngineDouble
 from tests.support.raw_server import Peer, raw_server
 
+A_GATEWAY = "it is a gateway, not an engine; to use it, add its address to 'engines' in the configuration"
+
 unix_only = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in CLI is a script with a shebang")
 
 
@@ -103,7 +105,7 @@ async def test_an_error_status_is_no_engine(client):
 
 async def test_a_gateway_is_no_engine(client):
     seen = await answer_with(client, "200 OK", "X-FastAPI-Foundry-Role: gateway\r\n", '{"object": "list", "data": []}')
-    assert (seen.kind, seen.outcome) == (None, "it is a gateway, not an engine")
+    assert (seen.kind, seen.outcome) == (None, A_GATEWAY)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,23 @@ def test_service_gets_the_settings_that_the_gateway_was_given(tmp_path):
     assert service._env["PATH"] == os.environ["PATH"]
 
 
+def test_secrets_of_the_gateway_stay_with_the_gateway(tmp_path):
+    engines = [{"name": "lab", "url": "http://127.0.0.1:1", "api_key_env": "LAB_KEY"}]
+    settings = load_settings(None, {"HOME": str(tmp_path)}, {"engines": engines})
+    secrets = {
+        "FOUNDRY_ADMIN_KEY": "x" * 40,
+        "FOUNDRY_ADMIN_KEY_FILE": "/run/x",
+        "FOUNDRY_DATABASE_URL": "postgresql://u:geheim@h/db",
+        "FASTAPI_FOUNDRY__STORAGE__URL": "postgresql://u:geheim@h/db",
+        "LAB_KEY": "geheim",
+        "LAB_KEY_FILE": "/run/y",
+    }
+    received = OwnService(settings, environ={**secrets, "PATH": "/bin"})._env
+    assert received["PATH"] == "/bin"
+    assert not secrets.keys() & received.keys()
+    assert "geheim" not in str(received)
+
+
 def test_service_is_started_as_a_supervised_module_with_the_same_file():
     service = OwnService(Settings(), Path("/etc/foundry.json"), environ={})
     assert service._argv == [

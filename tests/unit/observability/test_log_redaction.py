@@ -83,6 +83,25 @@ def test_counts_and_harmless_names_are_left_alone(logs, name, value):
         "password = hush1234",
         "-----BEGIN PRIVATE KEY-----\nhush\n-----END PRIVATE KEY-----",
         "eyJhbGciOiJIUzI1NiJ9.eyJodXNoIjoxfQ.hush",
+        "ffk_hushhushhushhushhushhushhushhush123456",
+        "xffk_hushhushhushhushhushhushhushhush123456x",
+        "foundry_session=hush1234",
+        "open http://127.0.0.1:9696/#link=hushhushhushhushhushhush",
+        "Cookie: foundry_session=hush1234; other=hush1234",
+        "--admin-key hush1234 --port 5",
+        "LAB_KEY=hush1234",
+        r"said:\nsk-hush1234567890",
+        r"said:\x1bsk-hush1234567890",
+        r"said:\u2028sk-hush1234567890",
+        r"first\napi_key=hush1234",
+        "password: token: hush12345678",
+        "--password --token hush1234",
+        "bearer password: hush1234",
+        "sk-learn-password=hush1234",
+        "ffk_hushhushhushhush-secret=hush1234",
+        r'{"body": "{\"secret\": \"hush \\\" hush\"}", "next": 1}',
+        "password=SecretStr('hush hush')",
+        "postgresql://me:hu@sh/hush@host/db",
     ],
 )
 @pytest.mark.parametrize("place", ["message", "field", "nested", "exception", "library"])
@@ -106,17 +125,44 @@ def test_a_secret_is_known_by_its_form(logs, text, place):
 
 @pytest.mark.parametrize(
     "text",
-    ["task-1234567890", "http://127.0.0.1:50477/v1", "me@example.org", "unexpected token: }", "risk-assessment-report"],
+    [
+        "task-1234567890",
+        "http://127.0.0.1:50477/v1",
+        "http://127.0.0.1:50477/v1/me@example.org",
+        "me@example.org",
+        "unexpected token: }",
+        "risk-assessment-report",
+        "input_tokens=5, max_tokens: 2048, session_hours=12.5",
+        "the password is wrong; an API key is needed",
+        "12:30:45 GET /v1/models?x=1 -> 200, C:\\models: none",
+    ],
 )
 def test_text_without_a_secret_is_left_alone(text):
     assert redacted_text(text) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["a-" * 20_000, "eyJ" * 20_000, "://" * 20_000, "bearer " * 9000, "-----BEGIN " * 9000]
+    "text",
+    [
+        *(
+            part * (60_000 // len(part))
+            for part in ("a-", "eyJ", "eyJ-", "://", "bearer ", "-----BEGIN ", "a=", "--a ")
+        ),
+        *(
+            part * (60_000 // len(part))
+            for part in ("password=", "password: ", "password=b'", "password=(", "token=1 ")
+        ),
+        *(
+            part * (60_000 // len(part))
+            for part in ("cookie: a=", '"password": "', "secret=x(", "http://a:", "\\", "sk-")
+        ),
+        "password=" + "sk-" * 20_000,
+        "token=" + "," * 60_000,
+    ],
+    ids=lambda text: text[:12],
 )
 def test_no_text_makes_redaction_slow(text):
-    begin = time.perf_counter()
+    begin = time.process_time()
     redacted_text(text)
     redacted_text(text, limit=32_768)
-    assert time.perf_counter() - begin < 0.5
+    assert time.process_time() - begin < 0.5

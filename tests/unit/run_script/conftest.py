@@ -163,3 +163,13 @@ def modules(monkeypatch: pytest.MonkeyPatch):
     yield importlib.import_module
     for name in names:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def supply_chain(monkeypatch: pytest.MonkeyPatch):
+    """Imports a module of tools/supply_chain, as its scripts do."""
+    directory = ROOT / "tools" / "supply_chain"
+    monkeypatch.syspath_prepend(str(directory))
+    yield importlib.import_module
+    for path in directory.glob("*.py"):
+        sys.modules.pop(path.stem, None)

@@ -132,14 +132,30 @@ def test_chosen_tests_run_without_coverage_and_paths_keep_their_meaning(launcher
 def test_every_check_runs_and_failures_are_collected(launcher, capsys):
     launcher.recorder.statuses = {"mypy": 1, "lint-imports": 1}
     assert launcher.launch(str(ROOT), ["check"]) == 1
-    assert len(launcher.recorder.commands) == 5
+    assert len(launcher.recorder.commands) == 7
     assert "failed: types, layers" in capsys.readouterr().err
 
 
 def test_the_documentation_check_finds_the_documentation_tests(launcher):
     launcher.launch(str(ROOT), ["check"])
-    names = launcher.recorder.commands[-1][1]
+    (names,) = [command for _, command in launcher.recorder.commands if "pytest" in command]
     assert "tests/unit/settings/test_configuration_documentation.py" in names
+
+
+def test_the_checks_scan_our_code_and_ask_for_known_vulnerabilities(launcher, capsys):
+    launcher.recorder.statuses = {"audit.py": 1}
+    assert launcher.launch(str(ROOT), ["check"]) == 1
+    scripts = [Path(command[-1]) for _, command in launcher.recorder.commands if "supply_chain" in command[-1]]
+    assert [path.name for path in scripts] == ["scan.py", "audit.py"]
+    assert all(path.is_file() for path in scripts)
+    assert "failed: known vulnerabilities" in capsys.readouterr().err
+
+
+def test_the_sbom_is_made_with_what_the_tests_need(launcher):
+    launcher.launch(str(ROOT), ["sbom", "--output", "x"])
+    ((_, command),) = launcher.recorder.commands
+    assert Path(command[1]).is_file()
+    assert command[1:] == [str(ROOT / "tools" / "supply_chain" / "sbom.py"), "--output", "x"]
 
 
 def test_missing_tools_are_installed_by_root_on_debian(modules, monkeypatch):
@@ -152,8 +168,8 @@ def test_missing_tools_are_installed_by_root_on_debian(modules, monkeypatch):
     monkeypatch.setattr(tools.subprocess, "run", lambda command, **_: commands.append(command[1:]))
     tools.ensure_system_tools(said.append)
     assert commands[0] == ["update", "-q"]
-    assert commands[1][-3:] == ["chromium", "curl", "strace"]
-    assert "Not on this machine: chromium, curl, strace" in said[-1]
+    assert commands[1][-3:] == ["curl", "redis-server", "strace"]
+    assert "Not on this machine: chromium, curl, redis-server, strace" in said[-1]
 
 
 def test_missing_tools_are_only_named_to_others(modules, monkeypatch):
@@ -164,9 +180,9 @@ def test_missing_tools_are_only_named_to_others(modules, monkeypatch):
     monkeypatch.setattr(tools.sys, "platform", "linux")
     monkeypatch.setattr(tools.subprocess, "run", lambda *_, **__: pytest.fail("started something"))
     tools.ensure_system_tools(said.append)
-    assert said == [
-        "Not on this machine: chromium, curl, jq, strace; the tests that use them are skipped (with CI=true they fail)"
-    ]
+    (line,) = said
+    assert line.startswith("Not on this machine: chromium, curl, jq, redis-server, strace; ")
+    assert line.endswith("the tests that use them are skipped (with CI=true they fail)")
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])

@@ -12,7 +12,7 @@ from fastapi_foundry.errors import (
     InvalidInputError,
     ModelNotFoundError,
 )
-from fastapi_foundry.services import inference as inference_module
+from fastapi_foundry.services import generations as generations_module
 from fastapi_foundry.services.batches import BatchesService
 from fastapi_foundry.services.inference import (
     GenerationEnd,
@@ -50,7 +50,7 @@ def operations(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         def log_model_operation(self, **fields: Any) -> None:
             seen.append(fields)
 
-    monkeypatch.setattr(inference_module, "logger", Recorder())
+    monkeypatch.setattr(generations_module, "logger", Recorder())
     return seen
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from fastapi_foundry.errors import ConfigurationError
 from fastapi_foundry.settings import Settings, describe_settings, load_settings
@@ -73,6 +74,7 @@ def test_a_flag_that_was_not_given_is_none_and_changes_nothing():
         ("FOUNDRY_OFFLINE", "1", "foundry_service.offline", True),
         ("FOUNDRY_OFFLINE", "off", "foundry_service.offline", False),
         ("FOUNDRY_HOME", "/srv/foundry", "home", Path("/srv/foundry")),
+        ("FOUNDRY_DATABASE_URL", "postgresql://h/db", "storage.url", SecretStr("postgresql://h/db")),
         ("FASTAPI_FOUNDRY__FASTAPI_SERVER__BATCH_CONCURRENCY", "9", "fastapi_server.batch_concurrency", 9),
         (
             "FASTAPI_FOUNDRY__FOUNDRY_SERVICE__CATALOG_URLS",
@@ -97,9 +99,17 @@ def test_every_setting_can_be_given_by_its_generic_environment_name():
         "model_aliases": "{}",
         "logging.level": "INFO",
         "logging.mode": "dev",
+        "storage.url": "sqlite:////x/y.db",
+        "storage.pool_size": "2",
+        "tls.minimum_version": "1.3",
         "foundry_service.start": "never",
         "port_management.conflict_resolution": "fail",
         "fastapi_server.host": "127.0.0.1",
+        "security.require_key": "always",
+        "limits.storage_url": "redis://127.0.0.1:1",
+        "usage.keep_days": "2",
+        "audit.keep_days": "2",
+        "security.admin_key": "x" * 32,
         "fastapi_server.batch_concurrency": "2",
         "foundry_service.max_loaded_models": "2",
         "foundry_service.max_active_per_model": "2",
@@ -108,6 +118,8 @@ def test_every_setting_can_be_given_by_its_generic_environment_name():
     for setting in describe_settings():
         text = special.get(setting.key) or ("9700" if "port" in setting.key and setting.kind == "int" else "")
         environ = EMPTY | {setting.environment[-1]: text or samples[setting.kind]}
+        if setting.section == "tls":
+            environ |= {"FASTAPI_FOUNDRY__TLS__CERTIFICATE": "/x"}
         if setting.key.endswith("port_range_start"):
             environ[setting.environment[-1].replace("START", "END")] = "9800"
         if setting.key.endswith("port_range_end"):
@@ -234,13 +246,61 @@ def test_an_engine_on_this_machine_is_accepted_in_every_spelling(config, host):
     assert settings.foundry_ai.base_url == f"http://{host}:1"
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "my-machine"])
-def test_listening_for_other_machines_without_a_key_needs_consent(config, host):
-    path = config({"fastapi_server": {"host": host}})
-    error = failure(path, EMPTY)
-    assert (error.key, error.source) == ("fastapi_server.host", str(path))
-    environ = EMPTY | {"FASTAPI_FOUNDRY__FASTAPI_SERVER__ALLOW_REMOTE_WITHOUT_KEY": "yes"}
-    assert load_settings(path, environ).fastapi_server.host == host
+@pytest.mark.parametrize(
+    ("security", "key", "words"),
+    [
+        ({"require_key": "sometimes"}, "security.require_key", "always"),
+        ({"admin_key": "short"}, "security.admin_key", "32"),
+        ({"allowed_hosts": ["http://x"]}, "security.allowed_hosts", "without a scheme"),
+        ({"allowed_hosts": ["x:80"]}, "security.allowed_hosts", "port"),
+        ({"allowed_origins": ["example.org"]}, "security.allowed_origins", "http://"),
+        ({"allowed_origins": ["https://example.org/page"]}, "security.allowed_origins", "without a path"),
+        ({"allowed_origins": ["*"]}, "security.allowed_origins", "'always'"),
+        (
+            {"allowed_origins": ["*"], "require_key": "always", "allow_credentials": True},
+            "security.allowed_origins",
+            "name the origins",
+        ),
+        ({"session_hours": 0}, "security.session_hours", "0"),
+    ],
+)
+def test_what_would_open_the_door_is_refused_with_the_reason(config, security, key, words):
+    error = failure(config({"security": security}), EMPTY)
+    assert error.key == key
+    assert words in error.reason
+    assert "short" not in str(error)
+
+
+def test_origins_and_hosts_are_kept_as_browsers_send_them(config):
+    given = {"allowed_origins": ["HTTPS://Chat.Example.org/"], "allowed_hosts": ["Proxy.Example.org.", "[::1]"]}
+    security = load_settings(config({"security": given}), EMPTY).security
+    assert security.allowed_origins == ["https://chat.example.org"]
+    assert security.allowed_hosts == ["proxy.example.org", "::1"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://u:geheim@h/db",
+        "postgresql://u:ge/heim@h:5432/db",
+        "postgresql://u:geheim@h",
+        "postgresql:u:geheim",
+        "sqlite:///geheim.db",
+        "geheim",
+        ["geheim"],
+        {"geheim": 1},
+    ],
+)
+def test_a_database_address_that_is_none_is_refused_and_never_repeated(config, url):
+    error = failure(config({"storage": {"url": url}}), EMPTY)
+    assert error.key == "storage.url"
+    assert "heim" not in f"{error} {error.reason} {error.__cause__}"
+
+
+def test_the_database_address_is_masked_where_settings_are_shown(config):
+    settings = load_settings(config({"storage": {"url": "postgresql://u:geheim@h/db"}}), EMPTY)
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
+        assert "geheim" not in shown
 
 
 def test_an_empty_default_model_is_refused(config):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastapi_foundry.wire.engine_text import clean_engine_text, shows_inside
+from fastapi_foundry.wire.engine_text import clean_engine_text, is_cut_tool_call, is_invalid_tool_call, shows_inside
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,23 @@ def test_messages_lose_what_only_the_engines_makers_can_read(raw: str, clean: st
 )
 def test_what_is_no_clients_business_is_seen(text: str, inside: bool):
     assert shows_inside(text) is inside
+
+
+@pytest.mark.parametrize(
+    ("text", "cut", "invalid"),
+    [
+        ("Model emitted an invalid tool call: Tool-call output was interrupted before the batch", True, True),
+        (
+            "Model emitted a malformed tool call and guided recovery did not produce a valid tool call: Missing",
+            False,
+            True,
+        ),
+        ("The model did not emit the required tool call", False, True),
+        ("tool 'f': instance '/a', keyword '/properties/a/type': Expected integer, found string", False, True),
+        ("tools/0/function 'f'/parameters: instance '', keyword '/allOf': Must be valid", False, False),
+        ("Tool-call output was interrupted, says a text", False, False),
+        ("search_options.cc:108 int fl::X() wrong", False, False),
+    ],
+)
+def test_tool_calls_that_the_engine_refuses_are_told_apart(text: str, cut: bool, invalid: bool):
+    assert (is_cut_tool_call(text), is_invalid_tool_call(text)) == (cut, invalid)

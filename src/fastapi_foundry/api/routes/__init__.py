@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from fastapi_foundry.api.routes import downloads, foundry, generate, health, models, openai, openai_models, version
+from fastapi_foundry.api.routes import (
+    audit,
+    downloads,
+    foundry,
+    generate,
+    health,
+    keys,
+    models,
+    openai,
+    openai_models,
+    sessions,
+    usage,
+    version,
+)
 
 __all__ = ["all_routers"]
 
@@ -19,5 +32,9 @@ def all_routers() -> tuple[APIRouter, ...]:
         models.router,
         health.router,
         foundry.router,
+        keys.router,
+        sessions.router,
+        usage.router,
+        audit.router,
         version.router,
     )

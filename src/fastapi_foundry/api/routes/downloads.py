@@ -11,13 +11,14 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fastapi_foundry.api.access import services_of
+from fastapi_foundry.api.access import audit, principal_of, services_of
 from fastapi_foundry.api.documentation import event_stream, native_errors
 from fastapi_foundry.api.event_stream import EventStreamResponse
 from fastapi_foundry.api.interruption import interruptible
 from fastapi_foundry.api.problems import JSONBytes, native_problem
-from fastapi_foundry.container import Services
 from fastapi_foundry.engines.catalog import CatalogModel, CatalogSource, DownloadProgress
+from fastapi_foundry.security.principal import Principal
+from fastapi_foundry.services.model_access import require_allowed
 from fastapi_foundry.wire.native import ModelCatalog, ModelOperation
 from fastapi_foundry.wire.sse import encode_json
 
@@ -41,7 +42,8 @@ async def list_catalog(
     services = services_of(request)
     async with interruptible(request.receive, services.stopping):
         catalog = await services.models.catalog(refresh=refresh)
-    models = [_model(model) for model in catalog.models]
+    principal = principal_of(request)
+    models = [_model(model) for model in catalog.models if _may_see(principal, model)]
     body = {
         "success": True,
         "models": models,
@@ -63,8 +65,9 @@ async def download_model(request: Request, model_id: str) -> Response:
     With our own service the download goes on when the client leaves, and asking again joins it.
     """
     services = services_of(request)
+    require_allowed(principal_of(request), model_id, services.models.last_known)
     return EventStreamResponse(
-        _download_frames(services, model_id),
+        _download_frames(request, model_id),
         error_frame=_error_frame,
         stopping=services.stopping,
         keepalive_s=services.settings.fastapi_server.keepalive_s,
@@ -75,14 +78,20 @@ async def download_model(request: Request, model_id: str) -> Response:
 async def cancel_download(request: Request, model_id: str) -> Response:
     """End a download; answers when it has ended."""
     services = services_of(request)
+    require_allowed(principal_of(request), model_id, services.models.last_known)
     async with interruptible(request.receive, services.stopping):
         answer = await services.models.cancel_download(model_id)
+    await audit(request, "model.download.cancel", model_id)
     return JSONBytes(orjson.dumps({"success": True, "status": "cancelled"} | answer | {"model": model_id}))
 
 
 @asynccontextmanager
-async def _download_frames(services: Services, model_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-    async with services.models.download(model_id) as progress, aclosing(_frames(progress)) as frames:
+async def _download_frames(request: Request, model_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    async with (
+        services_of(request).models.download(model_id) as progress,
+        aclosing(_frames(progress)) as frames,
+    ):
+        await audit(request, "model.download", model_id)
         yield frames
 
 
@@ -101,6 +110,11 @@ def _error_frame(fact: BaseException) -> bytes:
 def _model(model: CatalogModel) -> dict[str, Any]:
     own = {"id": model.id, "engine": model.engine, "state": model.state, "percent": model.percent}
     return own | {key: value for key, value in model.extra.items() if key not in own}
+
+
+def _may_see(principal: Principal, model: CatalogModel) -> bool:
+    alias = model.extra.get("alias")
+    return principal.allows_model(model.id, alias) if isinstance(alias, str) else principal.allows_model(model.id)
 
 
 def _source(source: CatalogSource) -> dict[str, Any]:

@@ -12,13 +12,15 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fastapi_foundry.api.access import request_id_of, services_of
+from fastapi_foundry.api.access import principal_of, request_id_of, services_of
 from fastapi_foundry.api.bodies import read_json
 from fastapi_foundry.api.documentation import event_stream, json_body, native_errors
 from fastapi_foundry.api.event_stream import EventStreamResponse
 from fastapi_foundry.api.interruption import interruptible
+from fastapi_foundry.api.limits import ticket_of
 from fastapi_foundry.api.problems import JSONBytes, native_problem
 from fastapi_foundry.container import Services
+from fastapi_foundry.security.principal import Principal
 from fastapi_foundry.services.inference import GenerationEnd, GenerationPiece
 from fastapi_foundry.wire.native import BatchRequest, BatchResult, GenerateRequest, GenerateResult
 from fastapi_foundry.wire.sse import encode_json
@@ -47,23 +49,23 @@ async def generate(request: Request) -> Response:
     """Generate a text from a prompt."""
     _, parsed = await read_json(request)
     checked = validate(GenerateRequest, parsed)
-    services, request_id = services_of(request), request_id_of(request)
+    services, request_id, principal = services_of(request), request_id_of(request), principal_of(request)
     if checked.stream:
         return EventStreamResponse(
-            _generation_frames(services, checked, request_id),
+            _generation_frames(services, checked, request_id, principal),
             error_frame=_error_frame,
             stopping=services.stopping,
             keepalive_s=services.settings.fastapi_server.keepalive_s,
         )
     async with interruptible(request.receive, services.stopping):
-        end = await services.inference.generate(checked, request_id=request_id)
+        end = await services.inference.generate(checked, request_id=request_id, principal=principal)
     return JSONBytes(orjson.dumps(_result(end) | {"request_id": request_id}))
 
 
 @router.post(
     "/generate/batch",
     response_model=BatchResult,
-    responses=native_errors(400, 413, 503),
+    responses=native_errors(400, 413, 429, 503),
     openapi_extra=json_body(
         BatchRequest, {"Two prompts": {"prompts": ["What are you?", {"prompt": "Say more.", "max_tokens": 20}]}}
     ),
@@ -75,7 +77,9 @@ async def generate_batch(request: Request) -> Response:
     services, request_id = services_of(request), request_id_of(request)
     begun = time.perf_counter()
     async with interruptible(request.receive, services.stopping):
-        outcomes = await services.batches.generate(items, request_id=request_id)
+        outcomes = await services.batches.generate(
+            items, request_id=request_id, principal=principal_of(request), ticket=ticket_of(request)
+        )
     failed = sum(not isinstance(outcome, GenerationEnd) for outcome in outcomes)
     body = {
         "success": failed == 0,
@@ -98,10 +102,10 @@ async def generate_batch(request: Request) -> Response:
 
 @asynccontextmanager
 async def _generation_frames(
-    services: Services, checked: GenerateRequest, request_id: str
+    services: Services, checked: GenerateRequest, request_id: str, principal: Principal
 ) -> AsyncIterator[AsyncIterator[bytes]]:
     async with (
-        services.inference.generate_stream(checked, request_id=request_id) as pieces,
+        services.inference.generate_stream(checked, request_id=request_id, principal=principal) as pieces,
         aclosing(_frames(pieces, request_id)) as frames,
     ):
         yield frames

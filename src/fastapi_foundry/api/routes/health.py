@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fastapi_foundry import __version__
-from fastapi_foundry.api.access import services_of
+from fastapi_foundry.api.access import known_principal_of, services_of
 from fastapi_foundry.api.documentation import native_errors
 from fastapi_foundry.api.problems import JSONBytes
+from fastapi_foundry.errors import AuthenticationError
 from fastapi_foundry.services.health import Health, HealthLevel
 from fastapi_foundry.wire.native import HealthReport
 
@@ -38,18 +39,30 @@ async def health(
     ] = None,
 ) -> Response:
     """A report on the gateway and what is behind it."""
+    is_stranger = known_principal_of(request) is None
+    if is_stranger and level is HealthLevel.MODEL:
+        raise AuthenticationError("The level 'model' generates a token, so it takes an API key.")
     report = await services_of(request).health.report(level or HealthLevel.FOUNDRY)
     failed = level is not None and not report.passed(level)
-    return JSONBytes(orjson.dumps(_body(report, _port(request))), 503 if failed else 200)
+    body = _summary(report, _port(request))
+    if not is_stranger:
+        body |= _details(report)
+    return JSONBytes(orjson.dumps(body), 503 if failed else 200)
 
 
-def _body(report: Health, port: int) -> dict[str, Any]:
-    engine = report.engine
+def _summary(report: Health, port: int) -> dict[str, Any]:
+    """What anybody may know."""
     return {
         "status": report.status,
         "foundry_status": "connected" if report.connected else "disconnected",
         "models_count": report.models_count,
         "port": port,
+    }
+
+
+def _details(report: Health) -> dict[str, Any]:
+    engine = report.engine
+    return {
         "version": __version__,
         "uptime_seconds": round(report.uptime_s, 3),
         "default_model": report.default_model,

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fastapi_foundry.api.access import request_id_of, services_of
+from fastapi_foundry.api.access import principal_of, request_id_of, services_of
 from fastapi_foundry.api.bodies import read_json
 from fastapi_foundry.api.documentation import event_stream, json_body, openai_errors
 from fastapi_foundry.api.event_stream import EventStreamResponse
@@ -75,7 +75,8 @@ async def _answer(
 ) -> Response:
     raw, parsed = await read_json(request)
     services = services_of(request)
-    openai_request = OpenAIRequest(path, raw, parsed, validate(model, parsed), request_id_of(request))
+    checked = validate(model, parsed)
+    openai_request = OpenAIRequest(path, raw, parsed, checked, request_id_of(request), principal_of(request))
     if openai_request.streams:
         source = services.inference.stream(openai_request)
         keepalive_s = services.settings.fastapi_server.keepalive_s

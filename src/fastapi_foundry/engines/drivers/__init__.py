@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi_foundry.engines.drivers.base import Driver
 from fastapi_foundry.engines.drivers.foundry1 import FirstGenerationDriver
 from fastapi_foundry.engines.drivers.foundry3 import ThirdGenerationDriver
+from fastapi_foundry.engines.drivers.gateway import GatewayDriver
 from fastapi_foundry.engines.drivers.ours import OurDriver
 from fastapi_foundry.engines.drivers.plain import PlainDriver
 from fastapi_foundry.engines.probe import EngineKind
@@ -22,5 +23,7 @@ def driver_of(transport: Transport) -> Driver:
             return ThirdGenerationDriver(transport)
         case EngineKind.OURS:
             return OurDriver(transport)
+        case EngineKind.GATEWAY:
+            return GatewayDriver(transport)
         case _:
             return PlainDriver(transport)

@@ -136,7 +136,7 @@ class RepairingEngine:
             return
         plan = self._plan(call, profile)
         if plan is None or not plan.touches_answer:
-            async with self._transport.stream(call, _changed(call, plan), profile) as source:
+            async with self._transport.stream(call, _changed(call, plan), profile) as (source, _):
                 self._note_answer(call)
                 if plan is None or not plan.alterations:
                     yield source

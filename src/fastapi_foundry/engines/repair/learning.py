@@ -1,6 +1,6 @@
 """What an engine is known to do, getting better: its kind's profile, then the cache's, then a probe's.
 
-Our own service is never probed, since it is known exactly. Another engine is, in the background and once, after it has
+Our own service and gateways are never probed, since they are known exactly. Another engine is, in the background and once, after it has
 answered its first chat: only then is a model loaded that a probe may use.
 """
 
@@ -22,7 +22,7 @@ __all__ = ["LearnedProfile"]
 
 logger = get_logger(__name__)
 
-_VERSION: Final = ""  # no engine tells its version on a route that all of them have
+_KNOWN_EXACTLY: Final = frozenset({EngineKind.OURS, EngineKind.GATEWAY})
 _QUIET_S: Final = 2.0
 _LONGEST_WAIT_S: Final = 120.0
 
@@ -33,18 +33,26 @@ class LearnedProfile:
     Args:
         engine: The bare engine.
         kind: What it is now, as far as its supervisor knows.
+        version: What it told of its version, empty where it told nothing; another version is probed anew.
         cache: Where probed profiles are kept.
         quiet_s: A probe begins after so many seconds without a request, or after two minutes.
     """
 
     def __init__(
-        self, engine: Engine, kind: Callable[[], EngineKind], cache: ProfileCache, *, quiet_s: float = _QUIET_S
+        self,
+        engine: Engine,
+        kind: Callable[[], EngineKind],
+        version: Callable[[], str],
+        cache: ProfileCache,
+        *,
+        quiet_s: float = _QUIET_S,
     ) -> None:
         self._engine = engine
         self._kind = kind
+        self._version = version
         self._cache = cache
         self._quiet_s = quiet_s
-        self._of: tuple[EngineKind, str] | None = None
+        self._of: tuple[EngineKind, str, str] | None = None
         self._profile = known_profile(None)
         self._task: asyncio.Task[None] | None = None
         self._asked = 0
@@ -52,9 +60,9 @@ class LearnedProfile:
     def __call__(self) -> EngineProfile:
         """The profile as it is known now; never waits."""
         kind = self._kind()
-        url = "" if kind is EngineKind.OURS else self._engine.status.url or ""
-        if (kind, url) != self._of:
-            self._of = (kind, url)
+        of = (kind, "", "") if kind in _KNOWN_EXACTLY else (kind, self._engine.status.url or "", self._version())
+        if of != self._of:
+            self._of = of
             self._profile = known_profile(kind)
             self._forget_task()
         self._asked += 1
@@ -62,7 +70,7 @@ class LearnedProfile:
 
     def answered(self, model: str) -> None:
         """``model`` has answered a chat: it is loaded, and the engine may be probed with it."""
-        if self._task is None and self._of is not None and self._of[0] is not EngineKind.OURS:
+        if self._task is None and self._of is not None and self._of[0] not in _KNOWN_EXACTLY:
             self._task = asyncio.create_task(self._learn(self._of, model), name="engine probe")
 
     async def aclose(self) -> None:
@@ -72,17 +80,17 @@ class LearnedProfile:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _learn(self, of: tuple[EngineKind, str], model: str) -> None:
-        kind, url = of
+    async def _learn(self, of: tuple[EngineKind, str, str], model: str) -> None:
+        kind, url, version = of
         found: EngineProfile | None = None
         try:
-            found = await asyncio.to_thread(self._cache.get, url, kind, _VERSION)
+            found = await asyncio.to_thread(self._cache.get, url, kind, version)
             if found is None:
                 await self._quiet()
                 probed = await probe_profile(self._engine, model, start=known_profile(kind))
                 found = probed.profile
                 logger.info("engine probed", url=url, kind=str(kind), departures=list(found.departures()))
-                await asyncio.to_thread(self._cache.put, url, kind, _VERSION, found)
+                await asyncio.to_thread(self._cache.put, url, kind, version, found)
         except OSError as error:
             logger.warning("engine profile not kept", error=str(error))
         except Exception:  # whatever an engine does to a probe, the gateway goes on with what it knows

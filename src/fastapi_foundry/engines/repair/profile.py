@@ -171,6 +171,8 @@ _GEN1: Final = replace(
 
 KNOWN_PROFILES: Final[Mapping[str, EngineProfile]] = {
     "ours": _OURS,
+    # It has repaired what is behind it, and refuses by itself what cannot be.
+    "gateway": CONFORMING,
     "gen3": _GEN3,
     "gen1": _GEN1,
     # Unknown, and most often close to the contract; a probe says what is not.

@@ -17,6 +17,7 @@ from fastapi_foundry.engines.repair.answers import (
     new_id,
     usage_of,
 )
+from fastapi_foundry.engines.repair.cut_calls import cut_usage, is_cut_call
 from fastapi_foundry.engines.repair.requests import Plan
 from fastapi_foundry.engines.repair.structured import StructuredFormat
 from fastapi_foundry.engines.repair.text_gate import TextGate
@@ -25,7 +26,7 @@ from fastapi_foundry.errors import EngineFailedError, StructuredOutputError
 from fastapi_foundry.wire.errors import fact_from_error_event
 from fastapi_foundry.wire.sse import SSEDecoder
 
-__all__ = ["ChunkRepair", "chunks_of", "joined", "repaired_events"]
+__all__ = ["ChunkRepair", "repaired_events"]
 
 _MAX_KEPT_CHARS: Final = 4 * 1024 * 1024
 _ENOUGH_TO_TELL: Final = 64
@@ -57,6 +58,7 @@ class ChunkRepair:
 
     Attributes:
         satisfied: Nothing that the engine may still say will be passed on; its work can be ended.
+        cut_off: A tool call had more tokens than it may have.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class ChunkRepair:
         self._choices: dict[int, _Choice] = {}
         self._usage: dict[str, Any] | None = None
         self._chars = self._pieces = 0
-        self.satisfied = False
+        self.satisfied = self.cut_off = False
 
     async def chunk(self, data: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What goes out in place of one chunk.
@@ -78,22 +80,38 @@ class ChunkRepair:
             FoundryError: The chunk is an error, or the answer breaks its format.
         """
         if "error" in data:
-            raise fact_from_error_event(orjson.dumps(data))
+            error = fact_from_error_event(orjson.dumps(data))
+            if not is_cut_call(error, self._plan.request):
+                raise error
+            return await self._end_cut_off()
         if not isinstance(data.get("choices"), list):
             raise EngineFailedError("The engine's stream holds something that is no chunk.")
         self._usage = usage_of(data.get("usage")) or self._usage
-        if not self._head:
-            self._head = {
-                "id": data.get("id") or new_id(),
-                "object": "chat.completion.chunk",
-                "created": data.get("created") or int(self._clock()),
-                "model": data.get("model") or self._plan.request.get("model"),
-                "system_fingerprint": data.get("system_fingerprint"),
-            }
+        self._head = self._head or self._head_of(data)
         made: list[dict[str, Any]] = []
         for choice in data["choices"]:
             made += await self._choice(choice)
         self.satisfied = bool(self._plan.stops) and self.ended
+        return made
+
+    def _head_of(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "id": data.get("id") or new_id(),
+            "object": "chat.completion.chunk",
+            "created": data.get("created") or int(self._clock()),
+            "model": data.get("model") or self._plan.request.get("model"),
+            "system_fingerprint": data.get("system_fingerprint"),
+        }
+
+    async def _end_cut_off(self) -> list[dict[str, Any]]:
+        """The end of every choice, in place of the engine's failure."""
+        self.cut_off = True
+        self._head = self._head or self._head_of({})
+        self._usage = self._usage or cut_usage(self._plan.request)
+        made: list[dict[str, Any]] = []
+        for state in list(self._choices.values()) or [self._state(0)]:
+            if state.finish_reason is None:
+                made += await self._finish(state, "length")
         return made
 
     @property
@@ -122,13 +140,16 @@ class ChunkRepair:
             made.append(self._head | {"choices": [], "usage": self._usage or self._estimate()})
         return made
 
-    async def _choice(self, choice: Mapping[str, Any]) -> list[dict[str, Any]]:
-        index = int(choice.get("index") or 0)
+    def _state(self, index: int) -> _Choice:
         state = self._choices.get(index)
         if state is None:
             stop_gate = TextGate(self._plan.stops) if self._plan.stops else None
             call_gate = TextGate(MARKS) if self._plan.tools_as_text else None
             state = self._choices[index] = _Choice(index, stop_gate, call_gate, holding=self._plan.tools_as_text)
+        return state
+
+    async def _choice(self, choice: Mapping[str, Any]) -> list[dict[str, Any]]:
+        state = self._state(int(choice.get("index") or 0))
         if state.finish_reason is not None:
             return []
         delta = dict(choice.get("delta") or choice.get("message") or {})
@@ -252,50 +273,6 @@ class ChunkRepair:
         # Foundry sends a token in each chunk; a server that sends everything at once is judged by the length.
         completion = self._pieces if self._pieces > 1 else estimated_tokens("x" * self._chars)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-async def joined(chunks: AsyncIterator[Mapping[str, Any]]) -> dict[str, Any]:
-    """The whole answer of one choice that the repaired chunks of a stream with usage make up."""
-    head: dict[str, Any] = {}
-    message: dict[str, Any] = {"role": "assistant", "content": None}
-    calls: dict[int, dict[str, Any]] = {}
-    reason: str | None = None
-    async for chunk in chunks:
-        head |= {key: value for key, value in chunk.items() if key != "choices"}
-        for choice in chunk["choices"]:
-            reason = choice["finish_reason"] or reason
-            delta = choice["delta"]
-            if delta.get("content") is not None:
-                message["content"] = (message["content"] or "") + delta["content"]
-            for call in delta.get("tool_calls") or ():
-                _join_call(calls, call)
-    if calls:
-        message["tool_calls"] = [calls[index] for index in sorted(calls)]
-    choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}]
-    return head | {"object": "chat.completion", "choices": choices}
-
-
-def _join_call(calls: dict[int, dict[str, Any]], delta: Mapping[str, Any]) -> None:
-    function = delta.get("function") or {}
-    call = calls.setdefault(delta["index"], {"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
-    call["id"] = call["id"] or delta.get("id")
-    call["function"]["name"] += function.get("name") or ""
-    call["function"]["arguments"] += function.get("arguments") or ""
-
-
-def chunks_of(answer: Mapping[str, Any], *, wants_usage: bool) -> list[dict[str, Any]]:
-    """A whole answer of one choice as the chunks of a stream."""
-    head = {key: value for key, value in answer.items() if key not in ("choices", "usage")}
-    head["object"] = "chat.completion.chunk"
-    choice = answer["choices"][0]
-    message = {key: value for key, value in choice["message"].items() if value is not None}
-    if calls := message.get("tool_calls"):
-        message["tool_calls"] = [{**call, "index": index} for index, call in enumerate(calls)]
-    made = [
-        head | {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]}
-        for delta, reason in (({"content": None, **message}, None), ({}, choice["finish_reason"]))
-    ]
-    return [*made, head | {"choices": [], "usage": answer["usage"]}] if wants_usage else made
 
 
 async def repaired_events(source: AsyncIterator[bytes], repair: ChunkRepair) -> AsyncGenerator[dict[str, Any], None]:

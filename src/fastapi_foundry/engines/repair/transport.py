@@ -1,14 +1,20 @@
-"""One request to the engine underneath: errors with status 200 found, a limit that was refused clamped."""
+"""One request to the engine underneath: errors with status 200 found, a limit that was refused clamped.
+
+A tool call that the limit cut off is no error but an answer that ends there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import orjson
+
 from fastapi_foundry.engines.base import Call, Engine, NotedStream, Notes, Reply, ReplyStream
 from fastapi_foundry.engines.repair.answers import raise_hidden_error
+from fastapi_foundry.engines.repair.cut_calls import CUT_OFF, cut_answer, cut_frames, is_cut_call
 from fastapi_foundry.engines.repair.profile import EngineProfile, ModelFacts
 from fastapi_foundry.engines.repair.requests import clamped_after
 from fastapi_foundry.errors import EngineTimeoutError, EngineUnavailableError, FoundryError
@@ -47,23 +53,42 @@ class Transport:
     @asynccontextmanager
     async def stream(
         self, call: Call, request: Mapping[str, Any] | None, profile: EngineProfile
-    ) -> AsyncIterator[ReplyStream]:
-        """As ``post``, for a stream."""
+    ) -> AsyncIterator[tuple[ReplyStream, Call]]:
+        """As ``post``, for a stream; comes with the call that was sent in the end."""
         async with AsyncExitStack() as opened:
+            sent = _made(call, request)
             try:
-                source: ReplyStream = await opened.enter_async_context(self._engine.stream(_made(call, request)))
+                source = await self._open(sent, opened, call)
             except FoundryError as error:
                 clamped = self._clamped(call, request, error, profile)
                 if clamped is None:
                     raise
-                again = await opened.enter_async_context(self._engine.stream(call.with_parsed(clamped)))
+                sent = call.with_parsed(clamped)
+                again = await self._open(sent, opened, call)
                 source = NotedStream(aiter(again), again.headers, _added(again.notes, (_clamp_note(clamped),)))
-            yield source
+            yield source, sent
 
     async def _post(self, call: Call) -> Reply:
-        reply = await self._engine.post(call)
-        raise_hidden_error(reply.body)
+        try:
+            reply = await self._engine.post(call)
+            raise_hidden_error(reply.body)
+        except FoundryError as error:
+            if not is_cut_call(error, call.parsed):
+                raise
+            return Reply(orjson.dumps(cut_answer(call.parsed)), notes=CUT_OFF)
         return reply
+
+    async def _open(self, sent: Call, opened: AsyncExitStack, call: Call) -> ReplyStream:
+        try:
+            return await opened.enter_async_context(self._engine.stream(sent))
+        except FoundryError as error:
+            if not is_cut_call(error, sent.parsed):
+                raise
+        client = call.parsed
+        # A client that asked for a whole answer gets one that is put together from these frames.
+        wants_usage = not client.get("stream") or bool((client.get("stream_options") or {}).get("include_usage"))
+        frames = await opened.enter_async_context(aclosing(cut_frames(sent.parsed, wants_usage=wants_usage)))
+        return NotedStream(frames, {}, CUT_OFF)
 
     def _clamped(
         self, call: Call, request: Mapping[str, Any] | None, error: FoundryError, profile: EngineProfile

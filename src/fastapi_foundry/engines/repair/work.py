@@ -12,9 +12,11 @@ from typing import Any
 from fastapi_foundry.engines.base import Call, Notes, ReplyStream
 from fastapi_foundry.engines.repair import fan_out
 from fastapi_foundry.engines.repair.answers import parse_answer, repair_answer
+from fastapi_foundry.engines.repair.cut_calls import CUT_OFF
+from fastapi_foundry.engines.repair.joining import chunks_of, joined
 from fastapi_foundry.engines.repair.profile import EngineProfile
 from fastapi_foundry.engines.repair.requests import Plan
-from fastapi_foundry.engines.repair.streams import ChunkRepair, chunks_of, joined, repaired_events
+from fastapi_foundry.engines.repair.streams import ChunkRepair, repaired_events
 from fastapi_foundry.engines.repair.structured import StructuredFormat, ask_until_valid, is_grammar_failure
 from fastapi_foundry.engines.repair.tool_calls import with_calls
 from fastapi_foundry.engines.repair.transport import Transport
@@ -101,6 +103,8 @@ class Work:
             return answer
         reply = await self._transport.post(call, request, self._profile)
         self.below, self.headers = reply.notes, reply.headers
+        # Another choice may answer without.
+        self._notes += reply.notes.alterations
         answer = parse_answer(reply.body)
         self._notes += repair_answer(answer, replace(self._plan, request=request))
         return answer
@@ -114,13 +118,19 @@ class Work:
         plan = replace(self._plan, request=asked, stops=(), tools_as_text=False, structured="", wants_usage=True)
         left_s = None if self._deadline is None else self._deadline - time.monotonic()
         try:
-            async with asyncio.timeout(left_s), self._transport.stream(self._call, asked, self._profile) as source:
+            async with (
+                asyncio.timeout(left_s),
+                self._transport.stream(self._call, asked, self._profile) as (source, sent),
+            ):
                 self.below, self.headers = source.notes, source.headers
-                repair = ChunkRepair(plan)
+                self._notes += source.notes.alterations
+                repair = ChunkRepair(replace(plan, request=sent.parsed))
                 async with aclosing(repaired_events(aiter(source), repair)) as events:
                     answer = await joined(events)
                 if repair.estimates_usage:
                     self._notes.append("usage: counted from the chunks")
+                if repair.cut_off:
+                    self._notes += CUT_OFF.alterations
                 return answer
         except TimeoutError as error:
             limit_s = self._call.timeout_s or 0.0
@@ -141,22 +151,22 @@ class Work:
             for chunk in chunks_of(answer, wants_usage=self._plan.wants_usage):
                 yield chunk
             return
-        async with self._opened(request) as source:
+        async with self._opened(request) as (source, sent):
             self.below, self.headers = source.notes, source.headers
-            repair = ChunkRepair(replace(self._plan, request=request), self._form)
+            repair = ChunkRepair(replace(self._plan, request=sent.parsed), self._form)
             async with aclosing(repaired_events(aiter(source), repair)) as events:
                 async for chunk in events:
                     yield chunk
 
     @asynccontextmanager
-    async def _opened(self, request: Mapping[str, Any]) -> AsyncIterator[ReplyStream]:
+    async def _opened(self, request: Mapping[str, Any]) -> AsyncIterator[tuple[ReplyStream, Call]]:
         asked = request if self._form is None else self._form.asking(request, 1)
         async with AsyncExitStack() as opened:
             try:
-                source = await opened.enter_async_context(self._transport.stream(self._call, asked, self._profile))
+                made = await opened.enter_async_context(self._transport.stream(self._call, asked, self._profile))
             except FoundryError as error:
                 if self._form is None or not is_grammar_failure(error):
                     raise
                 loose = self._form.asking_loosely(request)
-                source = await opened.enter_async_context(self._transport.stream(self._call, loose, self._profile))
-            yield source
+                made = await opened.enter_async_context(self._transport.stream(self._call, loose, self._profile))
+            yield made

@@ -4,7 +4,36 @@ import { eventData } from "./sse.js";
 import { ApiProblem } from "./words.js";
 
 const HEALTH_LIMIT_MS = 5000;
-const MODELS_LIMIT_MS = 15000;
+const SESSION_LIMIT_MS = 10_000;
+const MODELS_LIMIT_MS = 15_000;
+const SESSION = "/api/v1/session";
+
+/** What the server asks of every change that a signed-in browser sends; empty while nobody is signed in. */
+let csrf = "";
+let onRefused = () => {};
+
+/** Calls `act` with an ApiProblem whenever the server does not know any more who asks. */
+export function whenRefused(act) {
+  onRefused = act;
+}
+
+/** Who this browser is: {signed_in, needed, name, scopes, csrf, expires_at}. */
+export async function getSession() {
+  return await sessionOf("GET");
+}
+
+/**
+ * Signs in.
+ * @param {{key: string}|{link: string}} credentials
+ */
+export async function openSession(credentials) {
+  return await sessionOf("POST", credentials);
+}
+
+/** Signs out. */
+export async function closeSession() {
+  return await sessionOf("DELETE");
+}
 
 /** The models that can chat: [{id, state, reason, demonstration, context_length, ...}]. */
 export async function listModels() {
@@ -63,25 +92,50 @@ function readChunk(data) {
   };
 }
 
+async function sessionOf(method, body) {
+  const options = { method, signal: AbortSignal.timeout(SESSION_LIMIT_MS), cache: "no-store" };
+  if (body !== undefined) {
+    options.headers = { "Content-Type": "application/json" };
+    options.body = JSON.stringify(body);
+  }
+  const session = await (await request(SESSION, options)).json();
+  csrf = session.csrf ?? "";
+  return session;
+}
+
 async function getJson(path, limitMs, { anyStatus = false } = {}) {
-  const response = await request(path, { signal: AbortSignal.timeout(limitMs), cache: "no-store" }, anyStatus);
-  return await response.json();
+  const options = { method: "GET", signal: AbortSignal.timeout(limitMs), cache: "no-store" };
+  return await (await request(path, options, anyStatus)).json();
 }
 
 async function request(path, options, anyStatus = false) {
-  let response;
+  const changes = options.method !== "GET";
+  const sent = csrf;
+  let response = await reach(path, options, changes);
+  if (response.status === 403 && changes) {
+    await getSession().catch(() => {}); // somebody may have signed in anew in another tab
+    response = csrf === sent ? response : await reach(path, options, changes);
+  }
+  if (!response.ok && !anyStatus) {
+    const problem = await readProblem(response);
+    if (response.status === 401 && path !== SESSION) {
+      onRefused(problem);
+    }
+    throw problem;
+  }
+  return response;
+}
+
+async function reach(path, options, changes) {
+  const headers = changes && csrf !== "" ? { ...options.headers, "x-csrf-token": csrf } : options.headers;
   try {
-    response = await fetch(path, options);
+    return await fetch(path, { ...options, headers });
   } catch (error) {
     if (options.signal?.aborted && error.name === "AbortError") {
       throw error;
     }
     throw new ApiProblem(0, "gateway_away", "");
   }
-  if (!response.ok && !anyStatus) {
-    throw await readProblem(response);
-  }
-  return response;
 }
 
 async function readProblem(response) {

@@ -4,6 +4,7 @@ import { streamAnswer } from "./api.js";
 import { Conversation, tabStorage } from "./conversation.js";
 import { HealthDot } from "./health.js";
 import { ModelPicker, isDemonstration, isLoaded } from "./models.js";
+import { SignIn } from "./signin.js";
 import { AnswerItem, Scroller, userItem } from "./view.js";
 import { ApiProblem, inWords } from "./words.js";
 
@@ -24,6 +25,7 @@ const scroller = new Scroller(document.scrollingElement);
 const conversation = new Conversation(tabStorage());
 const picker = new ModelPicker(byId("model"));
 const dot = new HealthDot(byId("health"), byId("health-text"));
+const signIn = new SignIn();
 
 /** The answer on its way: {abort, item, message}, or null. */
 let running = null;
@@ -47,17 +49,31 @@ function start() {
   picker.addEventListener("change", showModel);
   picker.select.addEventListener("focus", refreshModels);
   dot.addEventListener("change", refreshModels);
-  addEventListener("pagehide", keepUnfinished);
+  addEventListener("pagehide", leave);
+  signIn.addEventListener("open", enter);
+  signIn.addEventListener("signout", forget);
+  signIn.addEventListener("away", () => dot.check());
   showRestored();
-  refreshModels();
   dot.start();
   update();
+  signIn.begin();
+}
+
+function enter() {
+  refreshModels();
+  onPromptInput();
   if (!conversation.isEmpty) {
     scroller.toEnd();
   }
   if (matchMedia("(hover: hover)").matches) {
-    promptField.focus();
+    promptField.focus({ preventScroll: true });
   }
+}
+
+/** Whoever signs out leaves nothing behind for the next one at this screen. */
+function forget() {
+  newChat();
+  promptField.value = "";
 }
 
 // Asking
@@ -281,6 +297,9 @@ function showModel() {
 }
 
 async function refreshModels() {
+  if (!signIn.isOpen) {
+    return;
+  }
   try {
     await picker.refresh();
   } catch {
@@ -300,6 +319,12 @@ function update() {
 
 function announce(words) {
   byId("announcer").textContent = words;
+}
+
+/** One listener: between two of them the answer that is cut off would be heard to fail. */
+function leave() {
+  keepUnfinished();
+  signIn.forgetKey();
 }
 
 function keepUnfinished() {

@@ -27,11 +27,20 @@ const BY_CODE = {
   engine_failed: ["The engine stopped in the middle of its work.", "It is being started again; try once more."],
   gateway_away: ["The server does not answer.", "Is it still running? Start it with: fastapi-foundry serve"],
   broken_off: ["The connection ended before the answer did.", "Try again."],
+  invalid_api_key: ["You had been signed out.", "Sign in and try again."],
+  insufficient_scope: ["Your key may not do this.", "Sign in with another one, or ask whoever runs this server for the right."],
+  model_not_allowed: ["Your key is not for this model.", "Choose another one above."],
+  forbidden: ["The server did not take this from this page.", "Reload the page, then try again."],
+  rate_limit_exceeded: ["The limit of requests is reached.", "Wait a moment, then try again."],
+  token_budget_exceeded: ["The tokens are used up.", "Ask whoever runs this server for more."],
+  storage_unavailable: ["The server cannot use its database.", "Try again in a moment."],
   no_model: ["There is no model to talk to.", "Download one with: fastapi-foundry model download"],
 };
 
 const BY_STATUS = {
   400: ["The request was refused.", ""],
+  401: BY_CODE.invalid_api_key,
+  403: BY_CODE.insufficient_scope,
   404: BY_CODE.model_not_found,
   413: ["The message is too large.", "Send a shorter one."],
   429: BY_CODE.queue_full,
@@ -48,5 +57,7 @@ export function inWords(problem) {
   const status = problem instanceof ApiProblem ? problem.status : 0;
   const code = problem instanceof ApiProblem ? problem.code : "";
   const [what, advice] = BY_CODE[code] ?? BY_STATUS[status] ?? ["Something went wrong.", "Try again."];
-  return { what, advice, said: problem instanceof ApiProblem ? problem.said : "", code };
+  // What a program is told to send in which header is no advice for somebody at this page.
+  const said = problem instanceof ApiProblem && status !== 401 ? problem.said : "";
+  return { what, advice, said, code };
 }

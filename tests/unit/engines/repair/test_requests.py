@@ -18,7 +18,7 @@ IMAGE = [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"u
 TOOL = {"type": "function", "function": {"name": "f", "strict": True, "parameters": {"type": "object"}}}
 
 
-@pytest.mark.parametrize("kind", ["ours", "openai"])
+@pytest.mark.parametrize("kind", ["ours", "openai", "gateway"])
 def test_plain_request_is_the_very_same_object(kind):
     plan = plan_chat(PLAIN, known_profile(kind))
     assert plan.request is PLAIN
@@ -37,7 +37,7 @@ def test_plain_request_is_the_very_same_object(kind):
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(kind, values, param):
-    if kind == "openai":
+    if kind in {"openai", "gateway"}:
         assert plan_chat(PLAIN | values, known_profile(kind)).request == PLAIN | values
         return
     with pytest.raises(UnsupportedParameterError) as caught:
@@ -166,7 +166,9 @@ def test_unknown_kind_is_an_openai_server_and_bad_values_are_refused():
     assert "n" in known_profile("gen3").departures()
 
 
-@pytest.mark.parametrize(("kind", "passes"), [("ours", True), ("openai", True), ("gen3", False), ("gen1", False)])
+@pytest.mark.parametrize(
+    ("kind", "passes"), [("ours", True), ("openai", True), ("gateway", True), ("gen3", False), ("gen1", False)]
+)
 def test_plain_requests_pass_where_nothing_about_them_needs_repair(kind, passes):
     assert passes_plain_requests(known_profile(kind)) is passes
 

@@ -1,0 +1,54 @@
+"""The same gateway with nobody asked who he is, nothing limited and nothing recorded: what ``access_cost`` compares with.
+
+It prints a ready line like ``serve --json``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fastapi_foundry import app as application
+from fastapi_foundry import bootstrap
+from fastapi_foundry.api.access_control import AccessControl
+from fastapi_foundry.api.limits import Limits
+from fastapi_foundry.container import Services
+from fastapi_foundry.security.principal import LOCAL
+from fastapi_foundry.server import running
+from fastapi_foundry.services.inference import InferenceDefaults, InferenceService
+from fastapi_foundry.settings import Settings, load_settings
+
+
+class Everybody:
+    """Takes everybody for somebody on this machine."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["principal"] = LOCAL
+        await self._app(scope, receive, send)
+
+
+def build_services(settings: Settings, **more: Any) -> Services:
+    services = bootstrap.build_services(settings, **more)
+    ai = settings.foundry_ai
+    defaults = InferenceDefaults(model=ai.default_model, temperature=ai.temperature, max_tokens=ai.max_tokens)
+    return replace(services, inference=InferenceService(services.engine, services.models, defaults))
+
+
+def create_app(settings: Settings, services: Services) -> ASGIApp:
+    app = application.create_app(settings, services)
+    kept = [each for each in app.user_middleware if each.cls is not Limits]
+    app.user_middleware = [Middleware(Everybody) if each.cls is AccessControl else each for each in kept]
+    return app
+
+
+if __name__ == "__main__":
+    running.build_services = build_services
+    running.create_app = create_app
+    running.serve(load_settings(), lambda url: print(json.dumps({"event": "ready", "url": url}), flush=True))

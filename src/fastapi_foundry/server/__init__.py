@@ -1,0 +1,7 @@
+"""The listening server: its socket, its connections and their bounds, and TLS."""
+
+from __future__ import annotations
+
+from fastapi_foundry.server.running import serve
+
+__all__ = ["serve"]

@@ -1,0 +1,211 @@
+"""Tokens of this day and this month (UTC), by key and of all together: what the database holds and what it does not yet."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Collection
+from datetime import date, timedelta
+from typing import Final, NamedTuple
+
+from fastapi_foundry.storage.usage import UsageStore
+
+__all__ = ["EVERYBODY", "Budgets", "Period", "Spent", "periods"]
+
+EVERYBODY: Final = ""
+"""The name under which the tokens of all together are counted; no key has it."""
+
+_DAY_S: Final = 86_400
+_EPOCH: Final = date(1970, 1, 1)
+_FORGOTTEN_AFTER_S: Final = 600.0
+
+
+class Spent(NamedTuple):
+    """Tokens used since midnight and since the first of the month, UTC."""
+
+    day: int
+    month: int
+
+
+_NOTHING: Final = Spent(0, 0)
+
+
+class Period(NamedTuple):
+    """A time that has a budget of its own; its ends are in seconds since 1970."""
+
+    kind: str
+    begins: int
+    ends: int
+
+
+class Budgets:
+    """Figures are kept for those alone who were asked about; with nobody asked about, counting costs nothing.
+
+    Other processes' tokens come in with every ``read``. What belongs to streams under way is counted as it passes
+    (``charge``), so that all streams of a key see the end of its budget at the same moment.
+
+    Args:
+        now: Seconds since 1970.
+    """
+
+    def __init__(self, *, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._totals: dict[str, _Total] = {}
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anybody's tokens are counted."""
+        return bool(self._totals)
+
+    def watch(self, name: str) -> None:
+        """Count that one's tokens from now on; ``spent`` knows them after the next ``read``."""
+        if name not in self._totals:
+            now = self._now()
+            self._totals[name] = _Total(int(now // _DAY_S), now)
+
+    def spent(self, name: str) -> Spent:
+        """What that one has used, as far as it is known."""
+        total = self._totals.get(name)
+        if total is None:
+            return _NOTHING
+        now = total.asked_at = self._now()
+        total.roll(int(now // _DAY_S))
+        day = total.today + total.writing + total.live + total.in_flight
+        return Spent(day, total.past + day)
+
+    def knows(self, name: str) -> bool:
+        """Whether it has been read what that one has used."""
+        total = self._totals.get(name)
+        return total is not None and total.known
+
+    def reached(self, name: str, limits: tuple[int | None, int | None], *, passed: bool) -> bool:
+        """Whether that one has used all that it may of a day or a month, or more (``passed``)."""
+        total = self._totals.get(name)
+        if total is None:
+            return False
+        now = total.asked_at = self._now()
+        total.roll(int(now // _DAY_S))
+        day = total.today + total.writing + total.live + total.in_flight
+        beyond = int(passed)
+        daily, monthly = limits
+        return (daily is not None and day >= daily + beyond) or (
+            monthly is not None and total.past + day >= monthly + beyond
+        )
+
+    def add(self, key_id: str, tokens: int) -> None:
+        """Count tokens that are on their way to the database."""
+        for name in (key_id, EVERYBODY):
+            if (total := self._totals.get(name)) is not None:
+                total.roll(int(self._now() // _DAY_S))
+                total.live += tokens
+
+    def charge(self, name: str, tokens: int) -> None:
+        """Count tokens of a stream under way; with a negative number, take back what ``add`` counts from now on."""
+        if (total := self._totals.get(name)) is not None:
+            total.in_flight += tokens
+
+    def begin_writing(self) -> None:
+        """What ``add`` has counted so far is being written."""
+        for total in self._totals.values():
+            total.writing, total.live = total.live, 0
+
+    def end_writing(self, *, written: bool) -> None:
+        """It is in the database now, or has to wait."""
+        for total in self._totals.values():
+            if written:
+                total.today += total.writing
+            else:
+                total.live += total.writing
+            total.writing = 0
+
+    async def read(self, store: UsageStore) -> None:
+        """Take over what the database says; everything that ``add`` counted before must have been written.
+
+        Raises:
+            StorageError: It says nothing; the figures stay as they are.
+        """
+        now = self._now()
+        day = int(now // _DAY_S)
+        self._forget(now)
+        for total in self._totals.values():
+            total.roll(day)
+        today = _date(day)
+        first = today.replace(day=1)
+        due = [name for name, total in self._totals.items() if total.past_due]
+        found = await _tokens(store, today, today, list(self._totals))
+        past = await _tokens(store, first, today - timedelta(days=1), due) if due and first < today else {}
+        for name, tokens in found.items():
+            total = self._totals[name]
+            if total.day == day:
+                total.today, total.known = tokens, True
+        for name in due:
+            if self._totals[name].day == day:
+                self._totals[name].past, self._totals[name].past_due = past.get(name, 0), False
+
+    def _forget(self, now: float) -> None:
+        old = now - _FORGOTTEN_AFTER_S
+        kept = {name: total for name, total in self._totals.items() if total.asked_at > old or total.in_flight}
+        self._totals = kept
+
+
+class _Total:
+    """The tokens of one key, or of all.
+
+    Attributes:
+        day: Days since 1970; what ``today`` is about.
+        past: Of this month's days before it.
+        today: In the database.
+        writing: On the way into it at this moment.
+        live: Recorded, and still to be written.
+        in_flight: Of streams under way.
+    """
+
+    __slots__ = ("asked_at", "day", "in_flight", "known", "live", "past", "past_due", "today", "writing")
+
+    def __init__(self, day: int, now: float) -> None:
+        self.day = day
+        self.asked_at = now
+        self.past = self.today = self.writing = self.live = self.in_flight = 0
+        self.past_due = True
+        self.known = False
+
+    def roll(self, day: int) -> None:
+        """Begin a new day, and a new month where that has come."""
+        if day == self.day:
+            return
+        before, after = _date(self.day), _date(day)
+        same_month = (before.year, before.month) == (after.year, after.month)
+        self.past = self.past + self.today + self.writing + self.live if same_month else 0
+        self.today = self.writing = self.live = 0
+        self.day = day
+        self.past_due = True
+
+
+def periods(now: float) -> tuple[Period, Period]:
+    """This day and this month, UTC."""
+    return _periods_of_day(int(now // _DAY_S))
+
+
+@functools.lru_cache(maxsize=4)
+def _periods_of_day(day: int) -> tuple[Period, Period]:
+    first = _date(day).replace(day=1)
+    following = (first + timedelta(days=31)).replace(day=1)
+    return (
+        Period("tokens-per-day", day * _DAY_S, (day + 1) * _DAY_S),
+        Period("tokens-per-month", (first - _EPOCH).days * _DAY_S, (following - _EPOCH).days * _DAY_S),
+    )
+
+
+def _date(day: int) -> date:
+    return _EPOCH + timedelta(days=day)
+
+
+async def _tokens(store: UsageStore, first: date, last: date, names: Collection[str]) -> dict[str, int]:
+    """The tokens of each name; 0 for those of whom nothing is recorded."""
+    found = dict.fromkeys(names, 0)
+    days = (first.isoformat(), last.isoformat())
+    if keys := [name for name in names if name != EVERYBODY]:
+        found |= await store.tokens(*days, keys)
+    if EVERYBODY in found:
+        found |= await store.tokens(*days, None)
+    return found

@@ -1,0 +1,166 @@
+"""Where one holder of limits, a key or all clients together, is counted in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from fastapi_foundry.errors import InvalidInputError, LimitExceededError
+from fastapi_foundry.security.key_limits import KeyLimits
+from fastapi_foundry.services.budgets import Budgets, periods
+from fastapi_foundry.services.limit_windows import Window
+
+__all__ = ["KINDS", "Gate", "Notice", "Shape"]
+
+Shape = tuple[tuple[str, int], ...]
+"""Which limits there are, by kind (``requests``, ``tokens``, ``tokens-per-day``, ``tokens-per-month``,
+``concurrent-requests``), in this order, with the figure of each."""
+
+KINDS: Final = {
+    "requests": "requests_per_minute",
+    "tokens": "tokens_per_minute",
+    "tokens-per-day": "tokens_per_day",
+    "tokens-per-month": "tokens_per_month",
+    "concurrent-requests": "concurrent_requests",
+}
+"""The names of limits towards clients, and in the settings."""
+
+_SOON_S: Final = 1.0
+
+
+class Gate:
+    """What a holder may use, and what it uses now. Changed by the limits service and its tickets alone.
+
+    Args:
+        name: Under which its use is counted.
+        words: For people, at the beginning of a sentence.
+        limits: What it may use.
+
+    Attributes:
+        under_way: Its requests at this moment.
+        requests: Those of the last minute.
+        tokens: Likewise.
+        budgets: Its limits for the tokens of a day and of a month; None where there is neither.
+    """
+
+    __slots__ = ("budgets", "limits", "name", "requests", "tokens", "under_way", "words")
+
+    def __init__(self, name: str, words: str, limits: KeyLimits) -> None:
+        self.name = name
+        self.words = words
+        self.under_way = 0
+        self.requests = Window()
+        self.tokens = Window()
+        self.renew(limits)
+
+    def renew(self, limits: KeyLimits) -> None:
+        """Go on with other limits."""
+        self.limits = limits
+        self.budgets = (limits.tokens_per_day, limits.tokens_per_month) if limits.budget else None
+
+    def places(self, wanted: int) -> int:
+        """How many of so many further requests may be under way."""
+        limit = self.limits.concurrent_requests
+        return wanted if limit is None else max(0, min(wanted, limit - self.under_way))
+
+    def refusal(self, requests: int, now: float) -> LimitExceededError | None:
+        """Why so many requests more would be too many in this minute; None if they are not."""
+        limits = self.limits
+        if limits.requests_per_minute is not None:
+            most = limits.requests_per_minute - requests
+            if self.requests.held(now) > most:
+                return self.too_many("requests", limits.requests_per_minute, self.requests.wait_s(most, now))
+        if limits.tokens_per_minute is not None and self.tokens.held(now) >= limits.tokens_per_minute:
+            wait_s = self.tokens.wait_s(limits.tokens_per_minute - 1, now)
+            return self.too_many("tokens", limits.tokens_per_minute, wait_s)
+        return None
+
+    def check_batch(self, prompts: int) -> None:
+        """Refuse what can never be let in.
+
+        Raises:
+            InvalidInputError: It has more prompts than requests are taken in a minute.
+        """
+        limit = self.limits.requests_per_minute
+        if limit is not None and prompts > limit:
+            raise InvalidInputError(
+                f"{self.words} is limited to {limit} requests per minute; a batch of {prompts} prompts can never be let in.",
+                param="prompts",
+            )
+
+    def too_many(self, kind: str, limit: int, wait_s: float) -> LimitExceededError:
+        """That a minute's requests or tokens are used up."""
+        again = f"there will be room again in {max(1, round(wait_s))} s"
+        return LimitExceededError(
+            f"{self.words} is limited to {limit} {kind} per minute; {again}.", retry_after_s=wait_s
+        )
+
+    def no_place(self) -> LimitExceededError:
+        """That as many requests are under way as may be."""
+        limit = self.limits.concurrent_requests
+        many = "request" if limit == 1 else "requests"
+        message = f"{self.words} is limited to {limit} {many} at the same time; one has to end first."
+        return LimitExceededError(message, retry_after_s=_SOON_S)
+
+
+class Notice:
+    """What is said about limits in every answer: of each kind the key's own, or the server's where it has none.
+
+    What others use shows as little as possible in this way. It is made once for each key, since it is used often.
+
+    Args:
+        gates: The key's, if it has limits, and the server's, if that has.
+
+    Attributes:
+        shape: What there is.
+        of: Whose each is.
+    """
+
+    __slots__ = ("_concurrent", "_periods", "_windows", "of", "shape")
+
+    def __init__(self, gates: Sequence[Gate]) -> None:
+        found: dict[str, tuple[int, Gate]] = {}
+        for kind in KINDS:
+            for gate in gates:
+                limit = getattr(gate.limits, KINDS[kind])
+                if limit is not None:
+                    found.setdefault(kind, (limit, gate))
+        self.shape: Shape = tuple((kind, limit) for kind, (limit, _) in found.items())
+        self.of = {kind: gate for kind, (_, gate) in found.items()}
+        self._windows = [
+            (kind, limit, gate.requests if kind == "requests" else gate.tokens)
+            for kind, (limit, gate) in found.items()
+            if kind in {"requests", "tokens"}
+        ]
+        self._periods = [
+            (at, limit, gate.name)
+            for at, name in enumerate(("tokens-per-day", "tokens-per-month"))
+            for kind, (limit, gate) in found.items()
+            if kind == name
+        ]
+        self._concurrent = found.get("concurrent-requests")
+
+    def values(self, clock: float, now: float, budgets: Budgets, shared: Mapping[str, tuple[int, int]]) -> list[int]:
+        """For each of ``shape`` what is left, and in how many seconds all of it is free again (not for the last kind).
+
+        Args:
+            clock: The time of the windows.
+            now: Seconds since 1970.
+            shared: The same two by kind, where windows are shared.
+        """
+        values: list[int] = []
+        for kind, limit, window in self._windows:
+            left = max(0, limit - window.held(clock))
+            reset_s = round(window.reset_s(clock))
+            if shared and kind in shared:
+                # One that has just been started knows less than this process.
+                theirs, their_reset_s = shared[kind]
+                left, reset_s = min(left, theirs), max(reset_s, their_reset_s)
+            values += (left, reset_s)
+        for at, limit, name in self._periods:
+            left = limit - budgets.spent(name)[at]
+            values += (max(0, left), int(periods(now)[at].ends - now))
+        if self._concurrent is not None:
+            limit, gate = self._concurrent
+            values.append(max(0, limit - gate.under_way))
+        return values

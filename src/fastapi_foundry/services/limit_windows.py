@@ -1,0 +1,64 @@
+"""What was used within the last minute, counted in the memory of this process."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["WINDOW_S", "Window"]
+
+WINDOW_S: Final = 60
+# One more than the window has seconds: the oldest one ends when it is over as a whole.
+_SLOTS: Final = WINDOW_S + 1
+
+
+class Window:
+    """Amounts by second: exact to the second, to the strict side, so that any 60 seconds hold no more than was let in.
+
+    Every method takes the time at which it is called, in seconds of a clock that never goes back.
+    """
+
+    __slots__ = ("_newest", "_second", "_slots", "_total")
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._slots = [0] * _SLOTS
+        self._second = self._newest = 0
+
+    def held(self, now: float) -> int:
+        """How much there is in it."""
+        if now >= self._second + 1:
+            self._advance(int(now))
+        return self._total
+
+    def add(self, amount: int, now: float) -> None:
+        """Count what is used, whatever there is in it."""
+        if now >= self._second + 1:
+            self._advance(int(now))
+        self._slots[self._second % _SLOTS] += amount
+        self._total += amount
+        self._newest = self._second
+
+    def reset_s(self, now: float) -> float:
+        """Seconds until there is nothing in it, if nothing is added."""
+        return self._newest + _SLOTS - now if self._total else 0.0
+
+    def wait_s(self, most: int, now: float) -> float:
+        """Seconds until there is no more than ``most`` in it, if nothing is added."""
+        left = self.held(now)
+        for second in range(self._second - WINDOW_S, self._second + 1):
+            if left <= most:
+                return max(0.0, second + WINDOW_S - now)
+            left -= self._slots[second % _SLOTS]
+        return self._second + _SLOTS - now
+
+    def _advance(self, second: int) -> None:
+        passed, self._second = second - self._second, second
+        if not self._total:
+            return
+        if passed >= _SLOTS:
+            self._slots = [0] * _SLOTS
+            self._total = 0
+            return
+        for each in range(second - passed + 1, second + 1):
+            self._total -= self._slots[each % _SLOTS]
+            self._slots[each % _SLOTS] = 0
