@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -89,7 +90,7 @@ def under_attack(port: int, options: argparse.Namespace, ends: list[dict[str, ob
 class Foreign:
     """How much of the machine everything but this benchmark takes while the block runs."""
 
-    def __enter__(self) -> Foreign:
+    def __enter__(self) -> Self:
         self._busy_s, self._own_s, self._began = busy_s(), own_s(), time.perf_counter()
         return self
 
@@ -143,8 +144,9 @@ def main() -> None:
     parser.add_argument("--loris", type=int, default=200)
     parser.add_argument("--uploads", type=int, default=50)
     parser.add_argument("--megabytes-per-s", type=float, default=2.0, help="of each upload")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each phase")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each phase")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--lead-s", type=float, default=8.0, help="from the begin of an attack to its measured part")
     parser.add_argument("--tries", type=int, default=60)
     options = parser.parse_args()
     quiet: list[list[float]] = []
@@ -168,8 +170,10 @@ def main() -> None:
                 tries += 1
                 with Foreign() as before:
                     calm = asyncio.run(normal_traffic(port, options.seconds))
-                with under_attack(port, options, ends), Foreign() as meanwhile:
-                    busy = asyncio.run(normal_traffic(port, options.seconds))
+                with under_attack(port, options, ends):
+                    time.sleep(options.lead_s)
+                    with Foreign() as meanwhile:
+                        busy = asyncio.run(normal_traffic(port, options.seconds))
                 if max(before.share, meanwhile.share) < FOREIGN_SHARE:
                     quiet.append(calm)
                     attacked.append(busy)
@@ -179,6 +183,8 @@ def main() -> None:
             after_mb = memory.now_mb()
             memory.stop()
     print(f"{len(quiet)} of {tries} turns were undisturbed")
+    if not quiet:
+        sys.exit("The machine is too busy with other things to measure anything.")
     print(line("quiet", quiet))
     print(line("under attack", attacked))
     ratios = sorted(

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 ATTACKS = Path(__file__).with_name("attacks.js")
 QUESTION = {"model": "m:1", "messages": [{"role": "user", "content": "Hi"}]}
 # Another port of the same host is another origin and yet the same site: the browser sends the session's cookie along.
-SAME_SITE, OTHER_SITE = "127.0.0.1", "attacker.test"
+SAME_SITE, OTHER_SITE, ALLOWED = "127.0.0.1", "attacker.test", "allowed.test"
 METHODS = ("GET", "POST", "OPTIONS")
 
 
@@ -75,6 +75,7 @@ class Victim:
         """Everything that a request could have changed."""
         engine = self.gateway.engine
         assert isinstance(engine, WatchedEngine)
+        await self.gateway.services.usage.flush()
         async with self.gateway.services.database.reading() as connection:
             tables = [
                 [tuple(row) for row in await connection.execute(select(*_lasting(table)))]
@@ -98,6 +99,22 @@ def _lasting(table: Any) -> list[Any]:
 async def site() -> AsyncIterator[ForeignSite]:
     async with foreign_site() as running:
         yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def usual(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningGateway]:
+    """As it comes: on loopback, where nobody needs a key."""
+    async with running_gateway(tmp_path_factory.mktemp("usual"), WatchedEngine()) as gateway:
+        yield gateway
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def guarded(site: ForeignSite, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningGateway]:
+    """One that demands a key, and allows one other origin."""
+    home = tmp_path_factory.mktemp("guarded")
+    settings = {"security__require_key": "always", "security__allowed_origins": [site.origin(ALLOWED)]}
+    async with running_gateway(home, WatchedEngine(), **settings) as gateway:
+        yield gateway
 
 
 @pytest.fixture
@@ -150,12 +167,9 @@ async def sign_in(victim: Victim) -> None:
 
 
 @pytest.mark.parametrize("signed_in", [False, True], ids=["no key needed", "signed in"])
-async def test_it_reads_nothing_and_changes_nothing(victim_of, site, tmp_path, signed_in):
-    require = "always" if signed_in else "auto"
-    async with (
-        running_gateway(tmp_path, WatchedEngine(), security__require_key=require) as gateway,
-        victim_of(gateway) as victim,
-    ):
+async def test_it_reads_nothing_and_changes_nothing(victim_of, site, usual, guarded, signed_in):
+    async with victim_of(guarded if signed_in else usual) as victim:
+        gateway = victim.gateway
         await (sign_in(victim) if signed_in else make_key(gateway, Scope.ADMIN))
         before = await victim.state()
         for host in (SAME_SITE, OTHER_SITE):
@@ -176,34 +190,35 @@ async def test_it_reads_nothing_and_changes_nothing(victim_of, site, tmp_path, s
         assert (await own.json())["signed_in"]
 
 
-async def test_none_of_its_frames_shows_a_page_or_an_answer(victim_of, site, tmp_path):
-    async with running_gateway(tmp_path, WatchedEngine()) as gateway, victim_of(gateway) as victim:
+async def test_none_of_its_frames_shows_a_page_or_an_answer(victim_of, site, usual):
+    async with victim_of(usual) as victim:
         page = await victim.visit(site.origin(SAME_SITE))
-        await page.evaluate("(gateway) => frames(gateway)", gateway.url)
+        await page.evaluate("(gateway) => frames(gateway)", usual.url)
         shown = [await frame.content() for frame in page.frames[1:]]
         assert len(shown) == 17
         assert not [content for content in shown if "FastAPI Foundry" in content or "m:1" in content]
 
 
-async def test_it_may_lead_to_our_pages_and_not_into_the_api(victim_of, site, tmp_path):
-    async with running_gateway(tmp_path, WatchedEngine()) as gateway, victim_of(gateway) as victim:
+async def test_it_may_lead_to_our_pages_and_not_into_the_api(victim_of, site, usual):
+    async with victim_of(usual) as victim:
+        before = await victim.state()
         page = await victim.visit(site.origin(OTHER_SITE))
         for path, status in (("/", 200), ("/chat.html", 200), ("/api/v1/health?level=model", 403), ("/v1/models", 403)):
             async with page.expect_popup() as opened:
-                await page.evaluate("(url) => { window.opened = window.open(url) }", gateway.url + path)
+                await page.evaluate("(url) => { window.opened = window.open(url) }", usual.url + path)
             popup = await opened.value
             await popup.wait_for_load_state()
             assert await popup.evaluate("performance.getEntriesByType('navigation')[0].responseStatus") == status
             with pytest.raises(Error, match="cross-origin"):
                 await page.evaluate("window.opened.document.body.textContent")
-        assert gateway.engine.calls == []
+        assert await victim.state() == before
 
 
-async def test_a_name_that_was_pointed_here_gets_nothing_although_the_browser_calls_it_our_origin(victim_of, tmp_path):
-    async with running_gateway(tmp_path, WatchedEngine()) as gateway, victim_of(gateway) as victim:
-        await make_key(gateway, Scope.ADMIN)
+async def test_a_name_that_was_pointed_here_gets_nothing_although_the_browser_calls_it_our_origin(victim_of, usual):
+    async with victim_of(usual) as victim:
+        await make_key(usual, Scope.ADMIN)
         before = await victim.state()
-        rebound = f"http://{OTHER_SITE}:{gateway.port}"
+        rebound = f"http://{OTHER_SITE}:{usual.port}"
         page = await victim.context.new_page()
         answer = await page.goto(rebound)
         assert answer is not None
@@ -229,13 +244,10 @@ ASK = """async ([url, options]) => {
 }"""
 
 
-async def test_the_page_of_an_allowed_origin_can_use_the_api_with_a_key_and_no_other_page_can(
-    victim_of, site, tmp_path
-):
-    allowed = site.origin("allowed.test")
-    settings = {"security__require_key": "always", "security__allowed_origins": [allowed]}
-    async with running_gateway(tmp_path, WatchedEngine(), **settings) as gateway, victim_of(gateway) as victim:
-        key = await make_key(gateway, Scope.CHAT)
+async def test_the_page_of_an_allowed_origin_can_use_the_api_with_a_key_and_no_other_page_can(victim_of, site, guarded):
+    allowed, calls = site.origin(ALLOWED), guarded.engine.calls
+    async with victim_of(guarded) as victim:
+        key = await make_key(guarded, Scope.CHAT)
         as_owner = {"authorization": f"Bearer {key.text}"}
         question = {"method": "POST", "body": json.dumps(QUESTION), "headers": {"content-type": "application/json"}}
         asked = {**question, "headers": {**question["headers"], **as_owner}}
@@ -249,19 +261,19 @@ async def test_the_page_of_an_allowed_origin_can_use_the_api_with_a_key_and_no_o
             ("/v1/models", {"headers": {"authorization": "Bearer ffk_wrong"}}, 401, "not valid"),
             ("/api/v1/keys", {"headers": as_owner}, 403, "'admin'"),
         ):
-            got, text, request_id = await page.evaluate(ASK, [gateway.url + path, options])
+            got, text, request_id = await page.evaluate(ASK, [guarded.url + path, options])
             assert (got, words in text, bool(request_id)) == (status, True, True), (path, text)
         cookies_too = {"headers": as_owner, "credentials": "include"}
-        assert (await page.evaluate(ASK, [f"{gateway.url}/v1/models", cookies_too]))[0] == 0
-        assert len(gateway.engine.calls) == 1
+        assert (await page.evaluate(ASK, [f"{guarded.url}/v1/models", cookies_too]))[0] == 0
+        assert len(calls) == 1
         # A browser asks for permission without a key; whoever is not on the list is not given it.
         for origin in (allowed, site.origin(OTHER_SITE)):
             asking = {"origin": origin, "access-control-request-method": "POST"}
-            permission = await gateway.client.options("/v1/chat/completions", headers=asking)
+            permission = await guarded.client.options("/v1/chat/completions", headers=asking)
             assert ("access-control-allow-origin" in permission.headers) == (origin == allowed)
 
         page = await victim.visit(site.origin(OTHER_SITE))
-        assert await page.evaluate("(gateway) => readAll(gateway)", gateway.url) == []
+        assert await page.evaluate("(gateway) => readAll(gateway)", guarded.url) == []
         for options in ({"headers": as_owner}, {}, asked):
-            assert await page.evaluate(ASK, [f"{gateway.url}/v1/models", options]) == [0, "TypeError", None]
-        assert len(gateway.engine.calls) == 1
+            assert await page.evaluate(ASK, [f"{guarded.url}/v1/models", options]) == [0, "TypeError", None]
+        assert len(calls) == 1

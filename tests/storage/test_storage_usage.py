@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import pytest
@@ -79,6 +80,29 @@ async def test_a_database_that_fails_costs_no_figures(database: Database) -> Non
     await service.flush()
     assert list((await everything(database)).values()) == [UsageFigures(2, 0, 6, 8, 1.0)]
     assert service.budgets.spent("key_1") == Spent(14, 14)
+
+
+class ForgetfulStore(UsageStore):
+    """Cannot be asked about the month, for once."""
+
+    asked = 0
+
+    async def tokens(self, first_day: str, last_day: str, names: Collection[str]) -> dict[str, int]:
+        self.asked += 1
+        if self.asked == 1:
+            raise StorageUnavailableError("busy")
+        return await super().tokens(first_day, last_day, names)
+
+
+async def test_what_has_been_written_is_not_written_again_when_reading_fails(database: Database) -> None:
+    service = UsageService(ForgetfulStore(database), now=Clock())
+    service.record(use())
+    with pytest.raises(StorageUnavailableError):
+        await service.watch("key_1")
+    assert not service.budgets.knows("key_1")
+    await service.watch("key_1")
+    assert service.budgets.spent("key_1") == Spent(7, 7)
+    assert [figures.requests for figures in (await everything(database)).values()] == [1]
 
 
 async def test_memory_stays_bounded_and_the_sums_right(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,8 +205,8 @@ async def test_rows_are_summed_and_chosen(database: Database) -> None:
     assert await requests(group="model") == [("m:1", 5), ("m:2", 2)]
     assert await requests(key_id="key_1", model="m:2") == [("2026-11-02", 2)]
     assert await requests(last_day="2027-01-01") == [("2026-11-01", 1), ("2026-11-02", 6), ("2026-12-01", 8)]
-    assert await store.tokens("2026-11-02", "2026-11-30", ["key_1", "key_9"]) == {"key_1": 25}
-    assert await store.tokens("2026-11-02", "2026-11-30", None) == {"": 70}
+    assert await store.tokens("2026-11-02", "2026-11-30", ["key_1", "key_9"]) == {"key_1": 25, "key_9": 0}
+    assert await store.tokens("2026-11-02", "2026-11-30", ["", "key_1"]) == {"": 70, "key_1": 25}
 
 
 async def test_more_keys_than_fit_into_one_statement_are_asked_about(database: Database) -> None:

@@ -32,7 +32,11 @@ _UNMATCHED: Final = "(unmatched)"
 
 REFUSED: Final = "fastapi_foundry.refused"
 """Where the scope of a request holds the status that its connection was ended with, if it was."""
-EVERY_ANSWER: Final = [(b"x-content-type-options", b"nosniff"), (b"x-fastapi-foundry-role", b"gateway")]
+EVERY_ANSWER: Final = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-fastapi-foundry-role", b"gateway"),
+]
 _CSP: Final = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     b"connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"

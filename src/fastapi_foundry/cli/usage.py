@@ -39,7 +39,7 @@ def usage(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show who used which model how much; what has been used in the last half second may be missing."""
+    """Show who used which model how much; what has been used in the last second may be missing."""
     from fastapi_foundry.services.usage_report import shown_rows, shown_total  # noqa: PLC0415 - --help need not pay
     from fastapi_foundry.storage.usage import UsageQuery  # noqa: PLC0415 - as above
 

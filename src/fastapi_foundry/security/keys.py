@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi_foundry.security.key_format import has_valid_checksum, hash_key
+from fastapi_foundry.security.key_format import hash_key
 from fastapi_foundry.security.key_limits import UNLIMITED, KeyLimits
 from fastapi_foundry.security.principal import Principal
 from fastapi_foundry.security.scopes import Scope
@@ -107,8 +107,6 @@ class KeyRing:
 
         Only the digest is looked up, so the time tells nothing of a key's text.
         """
-        if not has_valid_checksum(text):
-            return None
         digest = hash_key(text)
         found = self._by_hash.get(digest)
         return found if found is not None and hmac.compare_digest(found[0].hash, digest) else None

@@ -10,7 +10,7 @@ from typing import Final
 
 from fastapi_foundry.errors import AuthenticationError, ForbiddenError
 from fastapi_foundry.observability.logging import get_logger
-from fastapi_foundry.security.key_format import has_valid_checksum, looks_like_key
+from fastapi_foundry.security.key_format import has_valid_checksum, hash_key, looks_like_key
 from fastapi_foundry.security.key_store import KeyStore
 from fastapi_foundry.security.keys import ApiKey, KeyRing
 from fastapi_foundry.security.principal import LOCAL, Principal
@@ -21,7 +21,7 @@ __all__ = ["AccessPolicy", "AccessService", "Credentials"]
 
 logger = get_logger(__name__)
 
-_SETTINGS_KEY_ID: Final = "settings"
+_SETTINGS_KEY_NAME: Final = "the key in the settings"
 _WRONG: Final = "The API key is not valid. Check that the whole of it was copied."
 
 
@@ -38,6 +38,11 @@ class AccessPolicy:
     require: str = "auto"
     listens_remotely: bool = False
     admin_key: str | None = None
+
+    @property
+    def admin_key_id(self) -> str | None:
+        """What stands for the settings' key in sessions and records; another key has another one."""
+        return None if self.admin_key is None else f"settings-{hash_key(self.admin_key)[:8]}"
 
     def demands_key(self, *, from_elsewhere: bool) -> bool:
         """Whether a request needs one; ``from_elsewhere`` means that something in front handed it on."""
@@ -161,9 +166,9 @@ class AccessService:
 
     async def _of_key(self, token: str) -> Principal:
         if (own := self._policy.admin_key) is not None and hmac.compare_digest(own.encode(), token.encode()):
-            return Principal(_SETTINGS_KEY_ID, "the key in the settings", frozenset({Scope.ADMIN}))
-        if not has_valid_checksum(token):
-            raise AuthenticationError(_WRONG)
+            return Principal(self._policy.admin_key_id, _SETTINGS_KEY_NAME, frozenset({Scope.ADMIN}))
+        if self._ring.find(token) is None and not has_valid_checksum(token):
+            raise AuthenticationError(_WRONG)  # no reason to ask the store
         await self._refresh()
         found = self._ring.find(token)
         if found is None:
@@ -174,8 +179,8 @@ class AccessService:
         session = await self.session_of(secret)
         if session is None:
             return None
-        if session.key_id == _SETTINGS_KEY_ID:
-            return Principal(_SETTINGS_KEY_ID, "the key in the settings", frozenset({Scope.ADMIN}), session=True)
+        if session.key_id == self._policy.admin_key_id:
+            return Principal(session.key_id, _SETTINGS_KEY_NAME, frozenset({Scope.ADMIN}), session=True)
         found = self._ring.get(session.key_id)
         return None if found is None else replace(self._checked(*found), session=True)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from datetime import date, timedelta
 from typing import Final, NamedTuple
 
-from fastapi_foundry.storage.usage import UsageStore
+from fastapi_foundry.storage.usage import UsageFigures, UsageStore
 
 __all__ = ["EVERYBODY", "Budgets", "Period", "Spent", "periods"]
 
@@ -41,7 +41,7 @@ class Period(NamedTuple):
 class Budgets:
     """Figures are kept for those alone who were asked about; with nobody asked about, counting costs nothing.
 
-    Other processes' tokens come in with every ``read``. What belongs to streams under way is counted as it passes
+    Other processes' tokens come in with every ``exchange``. What belongs to streams under way is counted as it passes
     (``charge``), so that all streams of a key see the end of its budget at the same moment.
 
     Args:
@@ -58,7 +58,7 @@ class Budgets:
         return bool(self._totals)
 
     def watch(self, name: str) -> None:
-        """Count that one's tokens from now on; ``spent`` knows them after the next ``read``."""
+        """Count that one's tokens from now on; ``spent`` knows them after the next ``exchange`` and ``read_past``."""
         if name not in self._totals:
             now = self._now()
             self._totals[name] = _Total(int(now // _DAY_S), now)
@@ -104,43 +104,46 @@ class Budgets:
         if (total := self._totals.get(name)) is not None:
             total.in_flight += tokens
 
-    def begin_writing(self) -> None:
-        """What ``add`` has counted so far is being written."""
-        for total in self._totals.values():
-            total.writing, total.live = total.live, 0
-
-    def end_writing(self, *, written: bool) -> None:
-        """It is in the database now, or has to wait."""
-        for total in self._totals.values():
-            if written:
-                total.today += total.writing
-            else:
-                total.live += total.writing
-            total.writing = 0
-
-    async def read(self, store: UsageStore) -> None:
-        """Take over what the database says; everything that ``add`` counted before must have been written.
+    async def exchange(self, store: UsageStore, figures: Iterable[tuple[str, str, str, UsageFigures]]) -> None:
+        """Write figures that ``add`` has counted, and take over what the database says then.
 
         Raises:
-            StorageError: It says nothing; the figures stay as they are.
+            StorageError: Nothing has been written, and nothing is changed here.
         """
         now = self._now()
         day = int(now // _DAY_S)
         self._forget(now)
         for total in self._totals.values():
             total.roll(day)
+            total.writing, total.live = total.live, 0
+        try:
+            found = await store.add_and_ask(figures, _date(day).isoformat(), list(self._totals))
+        except BaseException:
+            for total in self._totals.values():
+                total.live += total.writing
+                total.writing = 0
+            raise
+        for name, total in self._totals.items():
+            if total.day == day and name in found:
+                total.today = found[name]
+            total.writing = 0
+
+    async def read_past(self, store: UsageStore) -> None:
+        """Read the month's days before this one, which do not change any more, for those who lack them.
+
+        Raises:
+            StorageError: They go on with what is known in this process, or without a figure if they are new.
+        """
+        day = int(self._now() // _DAY_S)
         today = _date(day)
         first = today.replace(day=1)
-        due = [name for name, total in self._totals.items() if total.past_due]
-        found = await _tokens(store, today, today, list(self._totals))
-        past = await _tokens(store, first, today - timedelta(days=1), due) if due and first < today else {}
-        for name, tokens in found.items():
-            total = self._totals[name]
-            if total.day == day:
-                total.today, total.known = tokens, True
+        due = [name for name, total in self._totals.items() if total.past_due and total.day == day]
+        past: dict[str, int] = {}
+        if due and first < today:
+            past = await store.tokens(first.isoformat(), (today - timedelta(days=1)).isoformat(), due)
         for name in due:
-            if self._totals[name].day == day:
-                self._totals[name].past, self._totals[name].past_due = past.get(name, 0), False
+            if (total := self._totals.get(name)) is not None and total.day == day:
+                total.past, total.past_due, total.known = past.get(name, 0), False, True
 
     def _forget(self, now: float) -> None:
         old = now - _FORGOTTEN_AFTER_S
@@ -198,14 +201,3 @@ def _periods_of_day(day: int) -> tuple[Period, Period]:
 
 def _date(day: int) -> date:
     return _EPOCH + timedelta(days=day)
-
-
-async def _tokens(store: UsageStore, first: date, last: date, names: Collection[str]) -> dict[str, int]:
-    """The tokens of each name; 0 for those of whom nothing is recorded."""
-    found = dict.fromkeys(names, 0)
-    days = (first.isoformat(), last.isoformat())
-    if keys := [name for name in names if name != EVERYBODY]:
-        found |= await store.tokens(*days, keys)
-    if EVERYBODY in found:
-        found |= await store.tokens(*days, None)
-    return found

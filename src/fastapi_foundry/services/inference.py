@@ -25,7 +25,7 @@ from fastapi_foundry.services.generations import (
     TokenLimits,
     UseRecorder,
 )
-from fastapi_foundry.services.model_access import hiding_others, require_allowed
+from fastapi_foundry.services.model_access import allows_name, unseen
 from fastapi_foundry.services.models import ModelsService
 from fastapi_foundry.services.relay import Relay
 from fastapi_foundry.services.usage import UNKNOWN_MODEL
@@ -235,14 +235,15 @@ class InferenceService:
 
     async def _model_for(self, request: OpenAIRequest) -> str:
         """The full id of the model that is asked for, if its sender may use it."""
-        name, principal, model_id = request.checked.model, request.principal, UNKNOWN_MODEL
+        name, principal = request.checked.model, request.principal
         try:
-            with hiding_others(principal, name):
-                model_id = await self._models.require_known(name)
-            require_allowed(principal, name, self._models.last_known)
-        except (ModelNotFoundError, ModelNotAllowedError):
+            model_id = await self._models.require_known(name)
+        except ModelNotFoundError as fact:
+            self._generations.refused(principal, UNKNOWN_MODEL)
+            raise unseen(fact, principal, name) from None
+        if not allows_name(principal, name, self._models.last_known):
             self._generations.refused(principal, model_id)
-            raise
+            raise ModelNotAllowedError(principal.name, name)
         return model_id
 
     def _is_listed(self, model_id: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Final
 
 from fastapi_foundry.errors import InvalidInputError, LimitExceededError
 from fastapi_foundry.security.key_limits import KeyLimits
-from fastapi_foundry.services.budgets import Budgets, periods
+from fastapi_foundry.services.budgets import Budgets, Spent, periods
 from fastapi_foundry.services.limit_windows import Window
 
 __all__ = ["KINDS", "Gate", "Notice", "Shape"]
@@ -25,6 +25,7 @@ KINDS: Final = {
 }
 """The names of limits towards clients, and in the settings."""
 
+_BUDGETS: Final = ("tokens-per-day", "tokens-per-month")
 _SOON_S: Final = 1.0
 
 
@@ -116,7 +117,7 @@ class Notice:
         of: Whose each is.
     """
 
-    __slots__ = ("_concurrent", "_periods", "_windows", "of", "shape")
+    __slots__ = ("_budgets", "_concurrent", "_windows", "of", "shape")
 
     def __init__(self, gates: Sequence[Gate]) -> None:
         found: dict[str, tuple[int, Gate]] = {}
@@ -132,12 +133,7 @@ class Notice:
             for kind, (limit, gate) in found.items()
             if kind in {"requests", "tokens"}
         ]
-        self._periods = [
-            (at, limit, gate.name)
-            for at, name in enumerate(("tokens-per-day", "tokens-per-month"))
-            for kind, (limit, gate) in found.items()
-            if kind == name
-        ]
+        self._budgets = [(at, *found[kind]) for at, kind in enumerate(_BUDGETS) if kind in found]
         self._concurrent = found.get("concurrent-requests")
 
     def values(self, clock: float, now: float, budgets: Budgets, shared: Mapping[str, tuple[int, int]]) -> list[int]:
@@ -157,9 +153,12 @@ class Notice:
                 theirs, their_reset_s = shared[kind]
                 left, reset_s = min(left, theirs), max(reset_s, their_reset_s)
             values += (left, reset_s)
-        for at, limit, name in self._periods:
-            left = limit - budgets.spent(name)[at]
-            values += (max(0, left), int(periods(now)[at].ends - now))
+        if self._budgets:
+            both, whose, spent = periods(now), None, Spent(0, 0)
+            for at, limit, gate in self._budgets:
+                if gate is not whose:
+                    whose, spent = gate, budgets.spent(gate.name)
+                values += (max(0, limit - spent[at]), int(both[at].ends - now))
         if self._concurrent is not None:
             limit, gate = self._concurrent
             values.append(max(0, limit - gate.under_way))

@@ -68,12 +68,15 @@ class LimitsService:
         Raises:
             StorageError: What has been used cannot be found out.
         """
-        ticket = Ticket(self, *self._gates(principal))
+        gates, notice = self._gates(principal)
+        ticket = Ticket(self, gates, notice)
         if not ticket.enter():
             return ticket
         try:
-            await self._read_budgets(ticket.gates)
-            ticket.refusal = ticket.budget_refusal() or await self.take_requests(ticket, 1)
+            unread = [gate.name for gate in gates if gate.budgets is not None and not self._budgets.knows(gate.name)]
+            if unread:
+                await self._usage.watch(*unread)
+            ticket.refusal = self.budget_refusal(gates, under_way=False) or await self.take_requests(ticket, 1)
         except BaseException:
             ticket.release()
             raise
@@ -125,11 +128,6 @@ class LimitsService:
     def values(self, ticket: Ticket) -> list[int]:
         """How full the limits are that the ticket speaks of."""
         return ticket.notice.values(self._clock(), self._now(), self._budgets, ticket.shared)
-
-    async def _read_budgets(self, gates: Sequence[Gate]) -> None:
-        missing = [gate.name for gate in gates if gate.budgets is not None and not self._budgets.knows(gate.name)]
-        if missing:
-            await self._usage.watch(*missing)
 
     def _budget_error(self, gate: Gate, *, under_way: bool) -> TokenBudgetExceededError | None:
         now = self._now()

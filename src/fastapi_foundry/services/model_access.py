@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi_foundry.engines.base import ModelCard
-from fastapi_foundry.errors import ModelNotAllowedError, ModelNotFoundError
+from fastapi_foundry.errors import FoundryError, ModelNotAllowedError, ModelNotFoundError
 from fastapi_foundry.security.principal import Principal
 
-__all__ = ["allows_card", "allows_name", "hiding_others", "require_allowed"]
+__all__ = ["allows_card", "allows_name", "require_allowed", "unseen"]
 
 
 def allows_card(principal: Principal, card: ModelCard) -> bool:
@@ -35,21 +34,14 @@ def require_allowed(principal: Principal, name: str, cards: Iterable[ModelCard])
         raise ModelNotAllowedError(principal.name, name)
 
 
-@contextmanager
-def hiding_others(principal: Principal, name: str) -> Iterator[None]:
-    """Let nobody learn which models there are that he may not see: not by a message that names some, nor by its absence.
+def unseen(fact: ModelNotFoundError, principal: Principal, name: str) -> FoundryError:
+    """What somebody is told who asked for a model that there is not.
 
-    Raises:
-        ModelNotAllowedError: There is no model of that name, and he may not use it either.
-        ModelNotFoundError: There is none, and he might.
+    Nobody learns which models there are that he may not see: not by a message that names some, nor by its absence.
     """
-    try:
-        yield
-    except ModelNotFoundError:
-        if principal.allowed_models is None:
-            raise
-        require_allowed(principal, name, ())
-        raise ModelNotFoundError(name) from None
+    if principal.allowed_models is None:
+        return fact
+    return ModelNotFoundError(name) if principal.allows_model(name) else ModelNotAllowedError(principal.name, name)
 
 
 def _names(model_id: str, names: Iterable[str], extra: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, literal, select, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastapi_foundry.storage.database import Database
 from fastapi_foundry.storage.tables import api_keys, usage_daily
@@ -74,12 +75,18 @@ class UsageStore:
 
     async def add(self, figures: Iterable[tuple[str, str, str, UsageFigures]]) -> None:
         """Add figures (day, key id, model, figures) to what is recorded; all of them or none."""
+        await self.add_and_ask(figures, "", ())
+
+    async def add_and_ask(
+        self, figures: Iterable[tuple[str, str, str, UsageFigures]], day: str, names: Collection[str]
+    ) -> dict[str, int]:
+        """The same, and in the same transaction what ``tokens`` would say of one day."""
         rows = [
             dict(zip(("day", "key_id", "model", *_FIGURES), (*key, *astuple(each)), strict=True))
             for *key, each in figures
         ]
         if not rows:
-            return
+            return await self.tokens(day, day, names) if names else {}
         # Several processes add to the same rows; in one order they wait for each other instead of dead-locking.
         rows.sort(key=lambda row: (row["day"], row["key_id"], row["model"]))
         statement = self._database.insert(usage_daily)
@@ -87,23 +94,12 @@ class UsageStore:
         adding = statement.on_conflict_do_update(index_elements=list(_COLUMNS.values()), set_=sums)
         async with self._database.transaction() as connection:
             await connection.execute(adding, rows)
+            return await _tokens(connection, day, day, names)
 
-    async def tokens(self, first_day: str, last_day: str, key_ids: Collection[str] | None) -> dict[str, int]:
-        """Tokens of these keys by key id, from the first to the last day; with None of all together, under ``""``."""
-        days = and_(usage_daily.c.day >= first_day, usage_daily.c.day <= last_day)
+    async def tokens(self, first_day: str, last_day: str, names: Collection[str]) -> dict[str, int]:
+        """Tokens by key id, from the first to the last day; those of all together under ``""``, where that is asked for."""
         async with self._database.reading() as connection:
-            if key_ids is None:
-                total = (await connection.execute(select(func.sum(_TOKENS)).where(days))).scalar()
-                return {"": int(total or 0)}
-            found: dict[str, int] = {}
-            names = sorted(key_ids)
-            for at in range(0, len(names), _NAMES_AT_ONCE):
-                these = usage_daily.c.key_id.in_(names[at : at + _NAMES_AT_ONCE])
-                query = (
-                    select(usage_daily.c.key_id, func.sum(_TOKENS)).where(days, these).group_by(usage_daily.c.key_id)
-                )
-                found |= {key_id: int(tokens) for key_id, tokens in await connection.execute(query)}
-            return found
+            return await _tokens(connection, first_day, last_day, names)
 
     async def rows(self, query: UsageQuery, *, limit: int) -> list[UsageRow]:
         """What was used, sorted by day or, without days, by tokens, the most first; at most ``limit`` rows."""
@@ -114,6 +110,26 @@ class UsageStore:
         """Delete the days before that one; how many rows those were."""
         async with self._database.transaction() as connection:
             return int((await connection.execute(delete(usage_daily).where(usage_daily.c.day < before_day))).rowcount)
+
+
+async def _tokens(connection: AsyncConnection, first_day: str, last_day: str, names: Collection[str]) -> dict[str, int]:
+    found = dict.fromkeys(names, 0)
+    keys = sorted(name for name in found if name)
+    days = and_(usage_daily.c.day >= first_day, usage_daily.c.day <= last_day)
+    queries: list[Any] = []
+    for at in range(0, len(keys), _NAMES_AT_ONCE):
+        these = usage_daily.c.key_id.in_(keys[at : at + _NAMES_AT_ONCE])
+        queries.append(
+            select(usage_daily.c.key_id, func.sum(_TOKENS)).where(days, these).group_by(usage_daily.c.key_id)
+        )
+    if "" in found:
+        queries.append(select(literal(""), func.sum(_TOKENS)).where(days))
+    joined: Any = union_all  # whose types mypy cannot follow
+    for at in range(0, len(queries), 2):
+        # One statement less, with every write of the record of use.
+        statement = joined(*queries[at : at + 2]) if queries[at + 1 :] else queries[at]
+        found |= {name: int(tokens or 0) for name, tokens in await connection.execute(statement)}
+    return found
 
 
 def _selecting(query: UsageQuery) -> Select[Any]:

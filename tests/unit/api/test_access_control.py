@@ -193,6 +193,20 @@ async def test_the_key_of_the_settings_has_every_right(tmp_path: Path) -> None:
         assert (await gateway.client.get("/api/v1/keys", headers=bearer(own + "x"))).status_code == 401
 
 
+async def test_a_session_of_the_settings_key_ends_with_it(tmp_path: Path) -> None:
+    def settings(own: str) -> dict[str, object]:
+        return {"security__require_key": "always", "security__admin_key": own}
+
+    async with running_gateway(tmp_path, **settings("one" * 12)) as gateway:
+        assert (await sign_in(gateway, key="one" * 12)).status_code == 200
+        cookies = dict(gateway.client.cookies)
+        assert (await gateway.client.get("/api/v1/keys")).status_code == 200
+    for own, status in (("one" * 12, 200), ("two" * 12, 401)):
+        async with running_gateway(tmp_path, **settings(own)) as gateway:
+            gateway.client.cookies.update(cookies)
+            assert (await gateway.client.get("/api/v1/keys")).status_code == status
+
+
 async def test_strangers_learn_of_the_health_no_more_than_whether_it_is_well(guarded: RunningGateway) -> None:
     answer = await guarded.client.get("/api/v1/health")
     assert answer.status_code == 200

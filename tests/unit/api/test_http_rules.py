@@ -44,6 +44,7 @@ async def test_every_answer_carries_its_id_its_role_and_nosniff(gateway: Running
     headers = (await gateway.client.get(path)).headers
     assert headers["x-request-id"].startswith("req_")
     assert headers["x-fastapi-foundry-role"] == "gateway"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
     assert headers["x-content-type-options"] == "nosniff"
 
 

@@ -89,7 +89,9 @@ async def test_a_refusal_names_the_limit_in_the_form_of_the_dialect(gateway: Run
     native = await gateway.client.post("/api/v1/generate", json={"prompt": "hi"}, headers=headers)
     body = native.json()
     assert (native.status_code, body["status_code"], body["code"]) == (429, 429, "rate_limit_exceeded")
-    assert (body["error"], body["detail"]) == ("Too many requests", error["message"])
+    # The seconds that are left may have become one less in between.
+    assert body["error"] == "Too many requests"
+    assert re.sub(r"\d+ s", "n s", body["detail"]) == re.sub(r"\d+ s", "n s", error["message"])
     assert "x-should-retry" not in native.headers
     assert len(gateway.engine.calls) == 1
 

@@ -211,7 +211,10 @@ async def test_a_key_does_not_learn_which_models_it_may_not_use(books: Books) ->
     assert "secret" not in missing.value.message
 
 
-async def test_a_stream_ends_with_its_budget_and_so_does_the_engines_work(books: Books) -> None:
+async def test_a_stream_ends_with_its_budget_and_so_does_the_engines_work(
+    books: Books, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     engine = FakeEngine(chunks=content_chunks(*"abcdefgh"))
     inference, limits = service(engine, books)
     principal = guest(tokens_per_day=4)
@@ -228,6 +231,7 @@ async def test_a_stream_ends_with_its_budget_and_so_does_the_engines_work(books:
     assert b"".join(got) == b"".join(content_chunks(*"abcde")[:6])
     assert books.last == ("key_1", "m:1", 2, 5, True)
     assert engine.active == 0
+    assert "operation=generate status=limited" in caplog.text
     assert (await limits.take(principal)).refusal is not None
 
 

@@ -15,7 +15,8 @@ from fastapi_foundry.api.documentation import native_errors
 from fastapi_foundry.api.interruption import interruptible
 from fastapi_foundry.api.problems import JSONBytes
 from fastapi_foundry.engines.base import ModelCard
-from fastapi_foundry.services.model_access import allows_card, hiding_others, require_allowed
+from fastapi_foundry.errors import ModelNotFoundError
+from fastapi_foundry.services.model_access import allows_card, require_allowed, unseen
 from fastapi_foundry.wire.native import ModelOperation, NativeModelList
 
 __all__ = ["router"]
@@ -51,8 +52,10 @@ async def _operation(
     services, principal = services_of(request), principal_of(request)
     require_allowed(principal, model_id, services.models.last_known)
     async with interruptible(request.receive, services.stopping):
-        with hiding_others(principal, model_id):
+        try:
             answer = await operate(model_id)
+        except ModelNotFoundError as fact:
+            raise unseen(fact, principal, model_id) from None
     await audit(request, action, model_id)
     return JSONBytes(orjson.dumps({"success": True, "model": model_id, "status": "done"} | answer))
 

@@ -14,7 +14,7 @@ from fastapi_foundry.api.documentation import openai_errors
 from fastapi_foundry.api.problems import JSONBytes
 from fastapi_foundry.engines.base import ModelCard
 from fastapi_foundry.errors import ModelNotFoundError
-from fastapi_foundry.services.model_access import allows_card, hiding_others
+from fastapi_foundry.services.model_access import allows_card, require_allowed, unseen
 from fastapi_foundry.wire.openai import Model, ModelList, model_entry
 
 __all__ = ["router"]
@@ -34,10 +34,11 @@ async def list_models(request: Request) -> Response:
 async def retrieve_model(request: Request, model_id: str) -> Response:
     """One model, by its id or alias."""
     principal = principal_of(request)
-    with hiding_others(principal, model_id):
+    try:
         card = await services_of(request).models.get(model_id)
-        if not allows_card(principal, card):
-            raise ModelNotFoundError(model_id)
+    except ModelNotFoundError as fact:
+        raise unseen(fact, principal, model_id) from None
+    require_allowed(principal, model_id, [card])
     return JSONBytes(orjson.dumps(_entry(card)))
 
 

@@ -1,0 +1,54 @@
+"""A change is seen by the very next question, whoever made it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from fastapi_foundry.storage.database import Database, open_database
+from fastapi_foundry.storage.epochs import EpochReader, raise_epoch
+from tests.support.gateway import gateway_settings
+
+
+async def change(database: Database, name: str = "one") -> None:
+    async with database.transaction() as connection:
+        await raise_epoch(database, connection, name)
+
+
+async def test_every_change_by_another_process_or_this_one_is_seen_at_once(tmp_path: Path) -> None:
+    settings = gateway_settings(tmp_path)
+    ours, theirs = await open_database(settings), await open_database(settings)
+    reader = EpochReader(ours, "one")
+    seen = {await reader.read()}
+    for turn in range(200):
+        await change(theirs if turn % 2 else ours)
+        now = await reader.read()
+        assert now not in seen
+        assert await reader.read() == now
+        seen.add(now)
+    await change(theirs, "another")
+    assert await reader.read() == now
+    reader.close()
+    assert await reader.read() == now
+    reader.close()
+    await theirs.aclose()
+    await ours.aclose()
+
+
+async def test_it_is_seen_through_a_checkpoint_and_by_many_who_ask_at_once(tmp_path: Path) -> None:
+    settings = gateway_settings(tmp_path)
+    ours, theirs = await open_database(settings), await open_database(settings)
+    reader = EpochReader(ours, "one")
+    before = await reader.read()
+    for _ in range(20):
+        await change(theirs)
+        async with theirs.transaction() as connection:
+            await connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS filler (x TEXT)")
+            await connection.exec_driver_sql("INSERT INTO filler VALUES (randomblob(200000))")
+        answers = set(await asyncio.gather(*(reader.read() for _ in range(10))))
+        assert len(answers) == 1
+        assert answers != {before}
+        before = answers.pop()
+    reader.close()
+    await theirs.aclose()
+    await ours.aclose()
