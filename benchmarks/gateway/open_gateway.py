@@ -1,11 +1,11 @@
 """The same gateway with nobody asked who he is, nothing limited and nothing recorded: what ``access_cost`` compares with.
 
-It prints a ready line like ``serve --json``.
+It is started like ``fastapi-foundry serve --json --port 0``.
 """
 
 from __future__ import annotations
 
-import json
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,12 @@ from fastapi_foundry import app as application
 from fastapi_foundry import bootstrap
 from fastapi_foundry.api.access_control import AccessControl
 from fastapi_foundry.api.limits import Limits
+from fastapi_foundry.cli.main import main
 from fastapi_foundry.container import Services
 from fastapi_foundry.security.principal import LOCAL
 from fastapi_foundry.server import running
 from fastapi_foundry.services.inference import InferenceDefaults, InferenceService
-from fastapi_foundry.settings import Settings, load_settings
+from fastapi_foundry.settings import Settings
 
 
 class Everybody:
@@ -51,4 +52,5 @@ def create_app(settings: Settings, services: Services) -> ASGIApp:
 if __name__ == "__main__":
     running.build_services = build_services
     running.create_app = create_app
-    running.serve(load_settings(), lambda url: print(json.dumps({"event": "ready", "url": url}), flush=True))
+    sys.argv[1:] = ["serve", "--json", "--port", "0"]  # started in the same way, since imports have their price, too
+    main()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
+
+import pytest
 
 from fastapi_foundry.storage.database import Database, open_database
 from fastapi_foundry.storage.epochs import EpochReader, raise_epoch
@@ -52,3 +55,30 @@ async def test_it_is_seen_through_a_checkpoint_and_by_many_who_ask_at_once(tmp_p
     reader.close()
     await theirs.aclose()
     await ours.aclose()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who holds which lock")
+async def test_watching_takes_no_lock_away_from_sqlite(tmp_path: Path) -> None:
+    database = await open_database(gateway_settings(tmp_path))
+    reader = EpochReader(database, "one")
+    index = Path(f"{database.sqlite_file}-shm")
+
+    def locks() -> list[str]:
+        return [line for line in Path("/proc/locks").read_text().splitlines() if f":{index.stat().st_ino} " in line]
+
+    await reader.read()
+    held = len(locks())
+    for _ in range(3):
+        await reader.read()
+        reader.close()
+        await reader.read()
+    assert held >= 1
+    assert len(locks()) >= 1
+    await change(database)
+    first = await reader.read()
+    await reader.read()
+    assert reader._index is not None
+    await change(database)
+    assert await reader.read() != first
+    reader.close()
+    await database.aclose()

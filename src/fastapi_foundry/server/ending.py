@@ -26,7 +26,7 @@ from fastapi_foundry.server.refusals import refusal
 __all__ = ["EndingProtocol"]
 
 _LINGER_S: Final = 2.0
-_LINGER_BYTES: Final = 16 * 1024 * 1024
+_LINGER_BYTES: Final = 64 * 1024 * 1024  # honest clients look for an answer only when all has been sent
 _DISCARD: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # SO_LINGER: on, for 0 s
 
 

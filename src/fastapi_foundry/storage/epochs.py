@@ -3,14 +3,15 @@
 On SQLite the head of the WAL index (the first 48 bytes of ``foundry.db-shm``: a counter of transactions, the last frame,
 salts; https://www.sqlite.org/walformat.html) changes with every commit, before that is acknowledged. Mapped into memory it
 is compared in a fraction of a microsecond; only when it differs, or where it cannot be mapped, ``PRAGMA data_version``
-is asked, and the epoch itself only when that has changed as well. On PostgreSQL it is read for every question, one query for all that
-are asked meanwhile.
+is asked, and the epoch itself only when that has changed as well. On PostgreSQL it is read for every question, one query
+for all that are asked meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import mmap
+import os
 import secrets
 import sqlite3
 from pathlib import Path
@@ -27,6 +28,9 @@ __all__ = ["EpochReader", "raise_epoch"]
 
 _NONE: Final = ""
 _HEAD_BYTES: Final = 48
+# Mapped indexes by device and inode, never closed: closing any descriptor of a file drops all locks that the process has
+# on it, SQLite's own among them. A process has one database, so this is one entry.
+_mapped: Final[dict[tuple[int, int], mmap.mmap]] = {}
 
 
 async def raise_epoch(database: Database, connection: AsyncConnection, name: str) -> None:
@@ -49,6 +53,7 @@ class EpochReader:
         self._name = name
         self._watcher: sqlite3.Connection | None = None
         self._index: mmap.mmap | None = None
+        self._looked_for_index = False
         self._head = b""
         self._seen: int | None = None
         self._value = _NONE
@@ -75,23 +80,18 @@ class EpochReader:
 
     def close(self) -> None:
         """Close what watches the file."""
-        self._head = b""
-        if self._index is not None:
-            self._index.close()
-            self._index = None
+        self._index, self._looked_for_index, self._head = None, False, b""
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None
 
     def _read_head(self) -> bytes:
-        """The head of the index of SQLite's log; empty where it cannot be mapped, which equals no head."""
-        if self._index is None:
-            try:
-                with Path(f"{self._database.sqlite_file}-shm").open("rb") as file:
-                    self._index = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError):
-                return b""
-        return self._index[:_HEAD_BYTES]
+        """The head of the index of SQLite's log; empty before the watcher is open, and where it is not to be found."""
+        file = self._database.sqlite_file
+        if not self._looked_for_index and self._watcher is not None and file is not None:
+            self._looked_for_index = True
+            self._index = _mapped_index(Path(f"{file}-shm"))
+        return b"" if self._index is None else self._index[:_HEAD_BYTES]
 
     def _data_version(self) -> int:
         # On the event loop: it reads shared memory alone, and never waits for a lock. It takes some 40 microseconds in a
@@ -122,3 +122,18 @@ class EpochReader:
                 await connection.execute(select(server_state.c.value).where(server_state.c.name == self._name))
             ).first()
         return _NONE if row is None else str(row[0])
+
+
+def _mapped_index(file: Path) -> mmap.mmap | None:
+    """The index of a database's log in memory, for as long as this process lives; None where it cannot be mapped."""
+    if os.name == "nt":
+        return None
+    try:
+        found = file.stat()
+        key = (found.st_dev, found.st_ino)
+        if key not in _mapped:
+            # The descriptor stays open, see above.
+            _mapped[key] = mmap.mmap(os.open(file, os.O_RDONLY | os.O_CLOEXEC), 0, access=mmap.ACCESS_READ)
+        return _mapped[key]
+    except (OSError, ValueError):
+        return None
