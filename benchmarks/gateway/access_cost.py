@@ -142,7 +142,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--connections", type=int, default=8)
-    parser.add_argument("--redis", default="")
+    parser.add_argument("--key-alone", action="store_true", help="no limits for the server")
+    parser.add_argument("--redis", default="", metavar="URL")
     options = parser.parse_args()
     with ExitStack() as stack:
         engine = [sys.executable, "-m", "benchmarks.gateway.instant_engine"]
@@ -153,7 +154,9 @@ def main() -> None:
             env = {"FOUNDRY_HOME": home, "HOME": home, "FOUNDRY_BASE_URL": f"http://127.0.0.1:{engine_port}"}
             return env | {"FASTAPI_FOUNDRY__FOUNDRY_AI__PRELOAD": "false", "FOUNDRY_DEFAULT_MODEL": "double:1"}
 
-        env = environment() | {f"FASTAPI_FOUNDRY__LIMITS__{name.upper()}": str(most) for name, most in LIMITS.items()}
+        env = environment()
+        if not options.key_alone:
+            env |= {f"FASTAPI_FOUNDRY__LIMITS__{name.upper()}": str(most) for name, most in LIMITS.items()}
         env |= {"FASTAPI_FOUNDRY__SECURITY__REQUIRE_KEY": "always"}
         env |= {"FASTAPI_FOUNDRY__LIMITS__STORAGE_URL": options.redis} if options.redis else {}
         key = made_key(env)

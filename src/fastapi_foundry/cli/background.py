@@ -21,6 +21,7 @@ import orjson
 from fastapi_foundry import errors
 from fastapi_foundry.cli.http import HttpApi
 from fastapi_foundry.cli.options import Invocation, log_directory
+from fastapi_foundry.settings.home import make_private_directory
 
 if TYPE_CHECKING:
     from fastapi_foundry.settings import Settings
@@ -156,7 +157,7 @@ def stop_service(service: FoundService, *, timeout_s: float = 30.0) -> None:
 
 def _spawn(invocation: Invocation, settings: Settings, port: int | None) -> FoundService:
     output_path = log_directory(settings) / OUTPUT_NAME
-    output_path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_directory(output_path.parent)
     fresh = not output_path.exists() or output_path.stat().st_size > _OUTPUT_LIMIT_BYTES
     with output_path.open("wb" if fresh else "ab") as output:
         begin = output.seek(0, os.SEEK_END)
@@ -249,7 +250,7 @@ def _is_alive(service: FoundService) -> bool:
 @contextmanager
 def _one_starter(home: Path, timeout_s: float) -> Iterator[None]:
     """Let one process at a time start the service of one home."""
-    home.mkdir(parents=True, exist_ok=True)
+    make_private_directory(home)
     if sys.platform == "win32":
         yield  # two starters at once get two ports, and the later daemon file wins
         return

@@ -13,6 +13,7 @@ import orjson
 
 from fastapi_foundry import errors
 from fastapi_foundry.cli.http import HttpApi
+from fastapi_foundry.settings.home import make_private_directory
 
 if TYPE_CHECKING:
     from fastapi_foundry.settings import Settings
@@ -66,7 +67,7 @@ def gateway_file(home: Path) -> Iterator[Any]:
     path = home / "gateway.json"
 
     def record(url: str, certificate: Path | None = None) -> None:
-        home.mkdir(parents=True, exist_ok=True)
+        make_private_directory(home)
         fresh = path.with_suffix(f".{os.getpid()}.tmp")
         content = {"url": url, "pid": os.getpid()}
         if certificate is not None:

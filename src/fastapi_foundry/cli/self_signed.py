@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fastapi_foundry.errors import InvalidInputError
+from fastapi_foundry.settings.home import make_private_directory
 
 __all__ = ["SelfSigned", "is_host", "make_self_signed", "write_pair"]
 
@@ -95,7 +96,7 @@ def write_pair(pair: SelfSigned, certificate: Path, private_key: Path, *, force:
         if not force and path.exists():
             raise InvalidInputError(f"{path} is there already; --force replaces it, --out DIR takes another place.")
     try:
-        private_key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(private_key.parent)
         fresh_key = _written(private_key, pair.private_key, 0o600)
         fresh_certificate = _written(certificate, pair.certificate, 0o644)
         fresh_key.replace(private_key)

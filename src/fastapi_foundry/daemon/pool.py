@@ -29,6 +29,7 @@ from fastapi_foundry.errors import (
     QueueFullError,
 )
 from fastapi_foundry.observability.logging import get_logger
+from fastapi_foundry.settings.home import make_private_directory
 
 __all__ = ["RunnerPool"]
 
@@ -138,7 +139,7 @@ class RunnerPool:
     def sweep(self) -> None:
         """Delete what earlier runners left behind; blocks. Call it before the first load."""
         shutil.rmtree(self._scratch, ignore_errors=True)
-        self._scratch.mkdir(parents=True, exist_ok=True)
+        make_private_directory(self._scratch)
 
     def forget(self, model_id: str) -> None:
         """Drop an unloaded model's slot, its history with it."""

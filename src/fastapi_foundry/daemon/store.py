@@ -32,6 +32,7 @@ from fastapi_foundry.daemon.model_files import (
     split_id,
 )
 from fastapi_foundry.errors import InvalidInputError, ModelFilesError, ModelNotFoundError
+from fastapi_foundry.settings.home import make_private_directory
 
 __all__ = ["DEMO_MODEL_ID", "LocalModel", "ModelStore", "write_json_atomically"]
 
@@ -216,7 +217,7 @@ class ModelStore:
 
 def write_json_atomically(path: Path, value: Any) -> None:
     """Replace a JSON file such that a reader sees the old one or the new one, never a part. Blocks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_directory(path.parent)
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(fd, "wb") as file:

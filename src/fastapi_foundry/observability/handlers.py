@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastapi_foundry.observability.records import Event, as_text_line
+from fastapi_foundry.settings.home import make_private_directory
 
 __all__ = ["Console", "RotatingFile"]
 
@@ -92,7 +93,7 @@ class RotatingFile:
             there = None
         if there is None or (there.st_ino, there.st_dev) != (here.st_ino, here.st_dev):
             self.close()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_directory(self.path.parent)
             self._open()
         else:
             self._size = here.st_size

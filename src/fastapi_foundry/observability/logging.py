@@ -21,6 +21,7 @@ from fastapi_foundry.observability.pipeline import Pipeline, Route, Thresholds
 from fastapi_foundry.observability.records import Record
 from fastapi_foundry.observability.tracing import traced
 from fastapi_foundry.settings import LoggingSettings
+from fastapi_foundry.settings.home import make_private_directory
 
 __all__ = ["Logger", "LoggingHandle", "Process", "Timer", "configure_logging", "get_logger", "traced"]
 
@@ -86,7 +87,7 @@ def configure_logging(settings: LoggingSettings, *, home: Path, process: Process
         _current.close()
     directory = settings.directory(home)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private_directory(directory)
         routes = _routes(settings, directory, process)
     except OSError as error:
         where = error.filename or str(directory)

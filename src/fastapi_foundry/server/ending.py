@@ -82,12 +82,15 @@ class EndingProtocol(HttpToolsProtocol):
         if self._channel is not None:
             self._channel.close = self.transport.close  # else both would hold each other in memory
 
-    def check(self, now: float) -> None:
-        """End what has lasted too long; ``now`` is the loop's time in seconds."""
-        if self.transport.is_closing() or self.flow.write_paused:
-            self._check_reader(now)
+    def check(self, now: float) -> bool:
+        """End what has lasted too long, and say whether that was so; ``now`` is the loop's time in seconds."""
+        if (self.transport.is_closing() or self.flow.write_paused) and self._reads_nothing(now):
+            self._connections.tell("answer_not_read", self._address)
+            self._cut()
+            return True
         if self._deaf and now - self._deaf_since >= _LINGER_S:
             self.transport.close()
+        return False
 
     @property
     def _address(self) -> str:
@@ -97,15 +100,13 @@ class EndingProtocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return self._running is not None and not self._running.response_complete
 
-    def _check_reader(self, now: float) -> None:
-        """Cut off a client that takes nothing of what waits for it."""
+    def _reads_nothing(self, now: float) -> bool:
+        """Whether the client has taken nothing of what waits for it, for too long."""
         waiting = self.transport.get_write_buffer_size()
         if self._stalled_since is None or waiting < self._stalled_bytes:
             self._stalled_since = now
-        elif now - self._stalled_since >= self._limits.write_timeout_s:
-            self._connections.tell("answer_not_read", self._address)
-            self._cut()
         self._stalled_bytes = waiting
+        return now - self._stalled_since >= self._limits.write_timeout_s
 
     def _refuse(self, fact: FoundryError) -> None:
         """Answer with ``fact``, as far as an answer can still be given, and close."""

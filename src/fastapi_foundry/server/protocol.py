@@ -195,33 +195,36 @@ class BoundedProtocol(EndingProtocol):
 
     # Time
 
-    def check(self, now: float) -> None:
-        """End what has lasted too long; ``now`` is the loop's time in seconds."""
-        super().check(now)
+    def check(self, now: float) -> bool:
+        """End what has lasted too long, and say whether that was so; ``now`` is the loop's time in seconds."""
+        if super().check(now):
+            return True
         if self._deaf or self.transport.is_closing() or (self._is_answering and self._running is not self.cycle):
-            return
-        self._check_sender(now)
+            return False
+        complaint = self._complaint(now)
+        if complaint is None:
+            return False
+        if self._received:
+            self._refuse(RequestTooSlowError(complaint))
+        else:
+            self.transport.close()  # opened in advance, as browsers do, and not needed: no answer belongs there
+        return True
 
-    def _check_sender(self, now: float) -> None:
+    def _complaint(self, now: float) -> str | None:
+        """What is wrong with how the client sends; None when nothing is."""
         limits, cycle = self._limits, self.cycle
         if self._head_since is not None and not self._is_answering:
-            if now - self._head_since >= limits.head_timeout_s:
-                self._give_up(f"The head of the request did not arrive within {limits.head_timeout_s:g} s.")
-            return
+            late = now - self._head_since >= limits.head_timeout_s
+            return f"The head of the request did not arrive within {limits.head_timeout_s:g} s." if late else None
         if self._running is None or not cycle.more_body or cycle.response_complete:
-            return
+            return None
         if self.flow.read_paused or cycle.waiting_for_100_continue:
             self._pace = None  # it is our turn
         elif self._pace is None:
             self._pace = BodyPace(limits, now, self._received)
-        elif complaint := self._pace.complaint(now, self._received):
-            self._give_up(complaint)
-
-    def _give_up(self, why: str) -> None:
-        if self._received:
-            self._refuse(RequestTooSlowError(why))
         else:
-            self.transport.close()  # opened in advance, as browsers do, and not needed: no answer belongs there
+            return self._pace.complaint(now, self._received)
+        return None
 
     # Ends
 

@@ -73,7 +73,8 @@ class EpochReader:
         head = self._read_head()  # first of all: a commit after this makes the next head another one
         version = self._data_version()  # opens the watcher, whose connection keeps the index in its place
         if version != self._seen:
-            self._value = await self._query()
+            # Shared: the record of use writes more than once a second, and all requests under way would ask.
+            self._value = await self._shared_query()
             self._seen = version  # read before the query, so that nothing in between is missed
         self._head = head
         return self._value

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from fastapi_foundry import errors
+from fastapi_foundry.settings import home
 
 __all__ = [
     "automatic_copies",
@@ -30,7 +31,6 @@ __all__ = [
 ]
 
 _PRIVATE_FILE: Final = 0o600
-_PRIVATE_DIRECTORY: Final = 0o700
 _SQLITE_MAGIC: Final = b"SQLite format 3\0"
 _COPIES_KEPT: Final = 5
 _AUTOMATIC: Final = "foundry-*-before-*.db"
@@ -53,7 +53,7 @@ def make_private_directory(path: Path) -> None:
         StorageUnavailableError: It cannot be made.
     """
     try:
-        path.mkdir(mode=_PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        home.make_private_directory(path)
     except OSError as error:
         raise _not_writable(path, error) from error
 

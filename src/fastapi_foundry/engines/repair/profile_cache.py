@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from fastapi_foundry.engines.repair.profile import EngineProfile
+from fastapi_foundry.settings.home import make_private_directory
 
 __all__ = ["ProfileCache"]
 
@@ -69,7 +70,7 @@ class ProfileCache:
         return profiles if isinstance(profiles, dict) else {}
 
     def _write(self, document: dict[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_directory(self._path.parent)
         # Whole or not at all, and each writer with a file of its own.
         temporary = self._path.with_name(f"{self._path.name}.{secrets.token_hex(6)}.tmp")
         try:
