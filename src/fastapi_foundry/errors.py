@@ -17,6 +17,7 @@ The tree::
     │   ├── InsufficientScopeError    its key lacks the right
     │   └── ModelNotAllowedError      its key is not for that model
     ├── KeyNotFoundError              no such API key
+    ├── ObjectNotFoundError           no such file or batch, or it is somebody else's
     ├── ModelNotFoundError            no such model here
     ├── ModelUnavailableError         the model exists and cannot run now
     ├── QueueFullError                too many are waiting already
@@ -38,6 +39,7 @@ The tree::
         ├── EngineFailedError         the engine broke, or answered nonsense
         │   └── ModelOutputError      it works, and what the model said cannot be used
         ├── EngineTimeoutError        the engine did not answer in time
+        │   └── QueueTimeoutError     the request's turn did not come in time
         └── EngineLoopError           the engine is a gateway, and the way through it leads back here
 
 A message is written for the client: it names what is wrong and what would be right, and holds no
@@ -72,9 +74,11 @@ __all__ = [
     "ModelNotFoundError",
     "ModelOutputError",
     "ModelUnavailableError",
+    "ObjectNotFoundError",
     "OverloadedError",
     "PortUnavailableError",
     "QueueFullError",
+    "QueueTimeoutError",
     "RequestTooSlowError",
     "StoppingError",
     "StorageConflictError",
@@ -249,6 +253,19 @@ class KeyNotFoundError(FoundryError):
         super().__init__(f"There is no key '{name}'.")
 
 
+class ObjectNotFoundError(FoundryError):
+    """Nothing of that kind has that id, or it belongs to somebody else, who is not told apart from nobody.
+
+    Args:
+        kind: In words: ``file``, ``batch``.
+        name: The id as the caller gave it.
+    """
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"There is no {kind} '{name}'.")
+        self.code = f"{kind}_not_found"
+
+
 class ModelNotFoundError(FoundryError):
     """No model of that name is known here.
 
@@ -270,7 +287,8 @@ class ModelUnavailableError(FoundryError):
     Args:
         model: Full model id.
         reason: In words, for the client.
-        code: ``model_put_aside`` after repeated crashes, ``model_load_failed`` otherwise.
+        code: ``model_put_aside`` after repeated crashes, ``model_does_not_fit`` where the memory budget or pins leave no room,
+            ``model_load_failed`` otherwise.
         retry_after_s: When another try may succeed, if that is known.
     """
 
@@ -472,3 +490,20 @@ class EngineTimeoutError(EngineError):
     def __init__(self, message: str, *, limit_s: float, **context: object) -> None:
         super().__init__(message, **context)
         self.limit_s = limit_s
+
+
+class QueueTimeoutError(EngineTimeoutError):
+    """The request waited for its turn until its deadline; the engine has not seen it, and nothing is wrong with it.
+
+    Args:
+        waited_s: For how long.
+        limit_s: For how long it might.
+    """
+
+    code = "queue_timeout"
+
+    def __init__(self, *, waited_s: float, limit_s: float) -> None:
+        super().__init__(
+            f"The request waited {round(waited_s, 1):g} s for its turn, longer than its deadline.", limit_s=limit_s
+        )
+        self.waited_s = waited_s

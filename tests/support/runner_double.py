@@ -1,11 +1,16 @@
-"""A runner that misbehaves on purpose: ``python -m tests.support.runner_double``, its ``init`` frame says how."""
+"""A runner that misbehaves on purpose: ``python -m tests.support.runner_double``.
+
+How is said by ``manner`` in its ``init`` frame, or by the file ``manner`` in the directory of the model that it gets.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -36,9 +41,20 @@ def download(request_id: int, manner: str) -> None:
         os.kill(os.getpid(), 9)
 
 
+def serve(request_id: int, body: dict[str, Any]) -> None:
+    """Take a request up; it hangs for ever, deaf to cancels, or is answered after ``after_s``."""
+    send(event="begun", id=request_id)
+    chunk(request_id, "one")
+    if "hang" not in body:
+        end = {"event": "done", "id": request_id, "data": {"pid": os.getpid()}, "tokens": 1}
+        timer = threading.Timer(body.get("after_s", 0.0), lambda: send(**end))
+        timer.daemon = True
+        timer.start()
+
+
 def main() -> None:  # noqa: C901, PLR0912 - one branch for each way to misbehave
     init = json.loads(sys.stdin.readline())
-    manner = init["manner"]
+    manner = init.get("manner") or Path(init["model"]["path"], "manner").read_text()
     sys.stderr.write("about to " + manner + "\n")
     sys.stderr.flush()
     if manner == "exit":
@@ -54,7 +70,7 @@ def main() -> None:  # noqa: C901, PLR0912 - one branch for each way to misbehav
     for line in sys.stdin:
         message = json.loads(line)
         request_id = message.get("id", 0)
-        if message["op"] == "cancel" and manner == "ignore cancels":
+        if message["op"] == "cancel" and manner in {"ignore cancels", "serve"}:
             continue
         if message["op"] == "cancel":
             send(event="error", id=request_id, code="cancelled", message="cancelled", tokens=7)
@@ -69,6 +85,8 @@ def main() -> None:  # noqa: C901, PLR0912 - one branch for each way to misbehav
                 chunk(request_id, "x" * 100_000)
         elif manner.startswith("download"):
             download(request_id, manner)
+        elif manner == "serve":
+            serve(request_id, message["body"])
         elif manner == "chat":
             chunk(request_id, "one")
             chunk(request_id, "two")

@@ -9,6 +9,7 @@ from typing import Final
 from fastapi_foundry.daemon import routes_gen1 as gen1
 from fastapi_foundry.daemon import routes_inference as inference
 from fastapi_foundry.daemon import routes_models as models
+from fastapi_foundry.daemon import routes_tokens as tokens
 from fastapi_foundry.daemon.http import ClientGoneError, Exchange, Receive, Scope, Send
 from fastapi_foundry.daemon.service import Service
 from fastapi_foundry.errors import ForbiddenError, FoundryError
@@ -39,6 +40,7 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/v1/chat/completions", inference.chat_completions),
     ("POST", "/v1/completions", inference.completions),
     ("POST", "/v1/embeddings", inference.embeddings),
+    ("POST", "/tokenize", tokens.tokenize),
     ("POST", "/shutdown", models.shutdown),
     ("GET", "/foundry/list", gen1.catalog),
     ("GET", "/openai/status", gen1.status),

@@ -1,4 +1,4 @@
-"""One loaded model inside a runner: the only module, with ``catalog_worker``, that imports foundry_local_sdk.
+"""One loaded model inside a runner. Only this module and those it is made of, and ``catalog_worker``, import the SDK.
 
 Importing it loads the engine's native libraries (0.1 s, 25 MB); ``runner`` does so after the network is denied.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,26 +15,17 @@ import foundry_local_sdk as engine
 import orjson
 
 from fastapi_foundry.daemon import contract
-from fastapi_foundry.daemon.job import CancelledByClientError, Job
-from fastapi_foundry.errors import (
-    ContextLengthExceededError,
-    EngineFailedError,
-    InvalidInputError,
-    ModelOutputError,
-)
-from fastapi_foundry.wire.engine_text import (
-    INVALID_TOOL_CALL,
-    clean_engine_text,
-    is_cut_tool_call,
-    is_invalid_tool_call,
-)
+from fastapi_foundry.daemon.continued_chat import ContinuedChat
+from fastapi_foundry.daemon.engine_calls import engine_facts, openai_json, streamed, text_request, usage_dict
+from fastapi_foundry.daemon.job import Job
+from fastapi_foundry.daemon.kept_sessions import KeepLimits
+from fastapi_foundry.errors import ContextLengthExceededError, EngineFailedError
+from fastapi_foundry.wire.engine_text import clean_engine_text, is_cut_tool_call
 
 __all__ = ["LoadedModel", "ModelSpec", "make_manager"]
 
-# FoundryLocalException.error_code, as measured.
-_INVALID_ARGUMENT: Final = 3
-_CANCELLED: Final = 5
 _INPUT_TOO_LONG: Final = re.compile(r"max_length \((\d+)\) cannot be greater than model context_length \((\d+)\)")
+_CHAT: Final = "chat-completion"
 _APP_NAME: Final = "fastapi-foundry"
 
 
@@ -84,8 +74,13 @@ def make_manager(data_dir: Path, *, model_cache_dir: Path, catalog_urls: list[st
 class LoadedModel:
     """A model in memory. Its methods may be called from several threads at once; each blocks until its answer."""
 
-    def __init__(self, spec: ModelSpec, data_dir: Path) -> None:
+    def __init__(self, spec: ModelSpec, data_dir: Path, keep: KeepLimits = KeepLimits()) -> None:  # noqa: B008 - frozen
         """Load the model; takes from 0.1 s to minutes.
+
+        Args:
+            spec: What to load.
+            data_dir: A directory of this process alone.
+            keep: What may stay open between the turns of a chat.
 
         Raises:
             EngineFailedError: The engine cannot load it; the message says why in the engine's words.
@@ -100,7 +95,8 @@ class LoadedModel:
             self._model.load()
         except engine.FoundryLocalException as error:
             raise EngineFailedError(clean_engine_text(str(error))) from error
-        self.context_length: int = spec.context_length or self._model.info.context_length or 0
+        self.context_length = self._accepted_context() or spec.context_length or self._model.info.context_length or 0
+        self._continued = ContinuedChat(self._model, spec.id, Path(spec.path), keep)
 
     def chat(self, body: dict[str, Any], job: Job, emit: Callable[[bytes], None]) -> bytes | None:
         """Answer one chat request.
@@ -119,23 +115,41 @@ class LoadedModel:
             EngineFailedError: The engine broke.
             CancelledByClientError: ``job`` was cancelled.
         """
-        with _facts(), engine.ChatSession(self._model) as session:
-            request = self._fitting_request(session, body, job)
-            with request:
-                try:
-                    job.running(request)
-                    if body.get("stream"):
-                        self._stream(session, request, body, job, emit)
-                        return None
-                    return self._answer(session, request, body, job)
-                finally:
-                    job.running(None)
+        with (
+            engine_facts(),
+            engine.ChatSession(self._model) as session,
+            self._fitting_request(session, body, job) as request,
+        ):
+            done = self._continued.answer(body, job, emit)
+            if done is not None:
+                return done.data
+            try:
+                job.running(request)
+                if body.get("stream"):
+                    self._stream(session, request, body, job, emit)
+                    return None
+                return self._answer(session, request, body, job)
+            finally:
+                job.running(None)
+
+    def _accepted_context(self) -> int:
+        """What the engine takes, prompt and answer together; 0 for a model that does not chat."""
+        if self._spec.task != _CHAT:
+            return 0
+        probe = {"messages": [{"role": "user", "content": "x"}]}
+        try:
+            with engine.ChatSession(self._model) as session:
+                request, budget = self._measured(session, probe, 1)
+                request.__exit__()
+        except engine.FoundryLocalException:
+            return 0
+        return int(budget.context_limit_tokens)
 
     def count(self, body: dict[str, Any], job: Job) -> bytes:
         """The exact prompt length of a chat request, as ``{"prompt_tokens", "context_length"}``."""
-        with _facts(), engine.ChatSession(self._model) as session:
+        with engine_facts(), engine.ChatSession(self._model) as session:
             body = contract.engine_request(body, model_id=self._spec.id, max_tokens=1)
-            with _text_request(body) as request:
+            with text_request(body) as request:
                 prompt_tokens = session.preflight_request(request).prompt_tokens
         job.usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 0, "total_tokens": prompt_tokens}
         return orjson.dumps({"prompt_tokens": prompt_tokens, "context_length": self.context_length})
@@ -144,14 +158,14 @@ class LoadedModel:
         """Answer one embeddings request; vectors have unit length and come in the order of the inputs."""
         inputs = [body["input"]] if isinstance(body["input"], str) else body["input"]
         with (
-            _facts(),
+            engine_facts(),
             engine.EmbeddingsSession(self._model) as session,
-            _text_request({"model": self._spec.id, "input": inputs}) as request,
+            text_request({"model": self._spec.id, "input": inputs}) as request,
         ):
             try:
                 job.running(request)
                 with session.process_request(request) as response:
-                    answer = orjson.loads(_openai_json(response))
+                    answer = orjson.loads(openai_json(response))
             except engine.FoundryLocalException as error:
                 raise self._too_long(error) or error from error
             finally:
@@ -193,7 +207,7 @@ class LoadedModel:
     def _measured(
         self, session: engine.ChatSession, body: dict[str, Any], max_tokens: int
     ) -> tuple[engine.Request, engine.RequestPreflightResult]:
-        request = _text_request(contract.engine_request(body, model_id=self._spec.id, max_tokens=max_tokens))
+        request = text_request(contract.engine_request(body, model_id=self._spec.id, max_tokens=max_tokens))
         try:
             return request, session.preflight_request(request)
         except BaseException:
@@ -201,16 +215,18 @@ class LoadedModel:
             raise
 
     def _answer(self, session: engine.ChatSession, request: engine.Request, body: dict[str, Any], job: Job) -> bytes:
+        # The first piece names the speaker and holds no token.
+        job.tokens = -1
         try:
-            with session.process_request(request) as response:
-                usage = response.get_usage()
-                text = _openai_json(response)
+            usage, text = streamed(session, request, job, lambda _item: None, _closing)
         except engine.FoundryLocalException as error:
             if not is_cut_tool_call(str(error)):
                 raise
             return orjson.dumps(contract.cut_answer(self._spec.id, job.cut_off()))
+        finally:
+            job.tokens = max(0, job.tokens)
         job.tokens = usage.completion_tokens
-        job.usage = _usage_dict(usage)
+        job.usage = usage_dict(usage)
         if body.get("tools"):
             return orjson.dumps(contract.repair_answer(orjson.loads(text)))
         return text.encode()
@@ -225,17 +241,14 @@ class LoadedModel:
     ) -> None:
         wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         indexes = contract.CallIndexes() if body.get("tools") else None
-        session.set_streaming(True)
+
+        def take(item: Any) -> None:
+            data = item.text.encode()
+            emit(data if indexes is None else orjson.dumps(indexes.repair_chunk(orjson.loads(data))))
+
+        job.tokens = -1
         try:
-            with session.process_streaming_request(request) as stream:
-                for item in stream:
-                    job.stop_if_cancelled()
-                    job.tokens += 1
-                    data = item.text.encode()
-                    emit(data if indexes is None else orjson.dumps(indexes.repair_chunk(orjson.loads(data))))
-                with stream.final_response as final:
-                    usage = final.get_usage()
-                    text = _openai_json(final)
+            usage, text = streamed(session, request, job, take, _closing)
         except engine.FoundryLocalException as error:
             if indexes is None or not is_cut_tool_call(str(error)):
                 raise
@@ -243,41 +256,13 @@ class LoadedModel:
             for chunk in indexes.cut_off(self._spec.id, counted if wants_usage else None):
                 emit(orjson.dumps(chunk))
             return
+        finally:
+            job.tokens = max(0, job.tokens)
         job.tokens = usage.completion_tokens
-        job.usage = _usage_dict(usage)
+        job.usage = usage_dict(usage)
         if wants_usage:
             emit(orjson.dumps(contract.usage_chunk(orjson.loads(text))))
 
 
-def _text_request(body: dict[str, Any]) -> engine.Request:
-    request = engine.Request()
-    request.add_item(engine.TextItem(orjson.dumps(body).decode(), engine.TextItemType.OPENAI_JSON))
-    return request
-
-
-def _openai_json(response: engine.Response) -> str:
-    return str(response.get_item(0).text)
-
-
-def _usage_dict(usage: engine.TokenUsage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-    }
-
-
-class _facts(AbstractContextManager[None]):  # noqa: N801 - reads as a statement
-    """Turns the engine's exceptions into facts."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if not isinstance(error, engine.FoundryLocalException):
-            return
-        message = clean_engine_text(str(error))
-        if error.error_code == _CANCELLED:
-            raise CancelledByClientError from error
-        if error.error_code == _INVALID_ARGUMENT:
-            raise InvalidInputError(message) from error
-        if is_invalid_tool_call(message):
-            raise ModelOutputError(INVALID_TOOL_CALL) from error
-        raise EngineFailedError(f"The engine failed: {message}") from error
+def _closing(response: engine.Response) -> tuple[engine.TokenUsage, str]:
+    return response.get_usage(), openai_json(response)

@@ -2,7 +2,8 @@
 
 To the runner, on its stdin::
 
-    {"op": "init", ...}                             first line; what to load (``ModelSpec``) or which role to play
+    {"op": "init", ...}                             first line; what to load (``ModelSpec``), which role to play, and
+                                                    what may stay open between turns (``keep``: ``KeepLimits``)
     {"op": "chat" | "embeddings" | "count", "id": 7, "body": {...}}
     {"op": "list"} and {"op": "download", "id": 7, "body": {"model": ...}}   for the catalogue's worker
     {"op": "cancel", "id": 7}                       no answer of its own; request 7 ends with code "cancelled"
@@ -15,6 +16,7 @@ From the runner::
     {"event": "chunk", "id": 7, "data": {...}}      an OpenAI chunk (or download progress), as the engine made it
     {"event": "done", "id": 7, "data": {...}, "tokens": 12, "usage": {...}}
     {"event": "error", "id": 7, "code": ..., "message": ..., "param": ..., "tokens": 3}
+        of a cancelled request: with ``after_cancel``, the tokens that still came after the cancel
 
 A request ends with exactly one ``done`` or ``error``. ``chunk`` lines have a fixed key order, so that the
 service forwards their data without parsing it.

@@ -25,12 +25,14 @@ class Job:
         tokens: Tokens generated so far, as far as the engine has told.
         usage: The engine's own count, once the answer has ended.
         limits: The tokens of the prompt, and the most that the answer may have, once they are known.
+        after_cancel: Tokens that still came after the cancel.
     """
 
     id: int
     tokens: int = 0
     usage: dict[str, Any] | None = None
     limits: tuple[int, int] = (0, 0)
+    after_cancel: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _request: engine.Request | None = None
@@ -53,6 +55,14 @@ class Job:
         """Raise ``CancelledByClientError`` once ``cancel`` was called."""
         if self.cancelled.is_set():
             raise CancelledByClientError
+
+    def count_piece(self) -> bool:
+        """Count a piece of the answer; whether somebody still waits for it."""
+        self.tokens += 1
+        if not self.cancelled.is_set():
+            return True
+        self.after_cancel += 1
+        return False
 
     def cut_off(self) -> dict[str, Any]:
         """Note that the answer used up its tokens; its usage.

@@ -1,31 +1,36 @@
-"""The runners: at most one per model, started once however many ask, evicted when idle, put aside when they keep dying.
+"""The models in memory: started once however many ask, ended for others' sake or for idleness, put aside when they fail.
 
-One event loop owns all of it. A model's ``Slot`` moves through ``idle -> loading -> loaded -> idle``; every move is
-made here, in a synchronous step, so no lock is needed and nobody sees a half-made one.
+One event loop owns all of it. A model's ``Slot`` holds its runners; requests wait there for a place. ``Room`` lets
+runners in and ends them, ``Upkeep`` looks after them in between. Every change of state is made in a synchronous step, so
+no lock is needed and nobody sees a half-made one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import functools
+import math
 import shutil
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from fastapi_foundry.daemon.keep_alive import take_keep_alive
+from fastapi_foundry.daemon.launch import RUNNER_MODULE
+from fastapi_foundry.daemon.loader import Loader, own_names
+from fastapi_foundry.daemon.memory_book import MemoryBook
+from fastapi_foundry.daemon.placement import Bounds
+from fastapi_foundry.daemon.room import Room
 from fastapi_foundry.daemon.runner_call import End, RunnerCall
-from fastapi_foundry.daemon.runner_process import RunnerProcess, RunnerStartError
-from fastapi_foundry.daemon.slot import PoolLimits, Slot, memory_mb
+from fastapi_foundry.daemon.slot import PoolLimits, Replica, Slot
 from fastapi_foundry.daemon.store import LocalModel
+from fastapi_foundry.daemon.upkeep import Upkeep
 from fastapi_foundry.errors import (
     EngineFailedError,
     EngineUnavailableError,
     FoundryError,
-    ModelFilesError,
-    ModelUnavailableError,
     QueueFullError,
 )
 from fastapi_foundry.observability.logging import get_logger
@@ -35,8 +40,6 @@ __all__ = ["RunnerPool"]
 
 logger = get_logger(__name__)
 
-_MIB: Final = 1024 * 1024
-
 
 class RunnerPool:
     """Loads, lends and unloads models.
@@ -44,69 +47,101 @@ class RunnerPool:
     Args:
         limits: See ``PoolLimits``.
         scratch: Directory for the runners' own data; swept at start, so it belongs to this service alone.
+        book: What is known of models' memory.
+        names: Every name of a model, in lower case, that the settings may mean it by.
         clock: Monotonic seconds.
+        runner_module: What a runner is; tests of the pool take a double.
     """
 
-    def __init__(self, limits: PoolLimits, scratch: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: PoolLimits,
+        scratch: Path,
+        book: MemoryBook,
+        names: Callable[[LocalModel], Collection[str]] = own_names,
+        clock: Callable[[], float] = time.monotonic,
+        runner_module: str = RUNNER_MODULE,
+    ) -> None:
         self._limits = limits
         self._scratch = scratch
         self._clock = clock
+        self._book = book
         self._slots: dict[str, Slot] = {}
-        self._room = asyncio.Condition()
-        self._closed = False
+        self.room = Room(self._slots, Bounds(limits.max_loaded_models, limits.memory_budget_mb), book, clock)
+        self._upkeep = Upkeep(self._slots, self.room, book, clock)
+        self._loader = Loader(limits, scratch, book, self.room, self._upkeep, names, clock, runner_module)
 
-    def slots(self) -> dict[str, Slot]:
+    def slots(self) -> Mapping[str, Slot]:
         """Every slot by model id; for reading."""
         return self._slots
 
-    def state_of(self, model_id: str) -> str:
-        """A model's state, ``cached`` for one that was never asked for."""
+    def expires_in_s(self, model_id: str) -> float | None:
+        """Seconds until a model ends for being idle; None while it is in use, or where it stays or is not loaded."""
         slot = self._slots.get(model_id)
-        return slot.state if slot else "cached"
+        if slot is None or not slot.replicas or slot.active or slot.queued:
+            return None
+        at = max(slot.expires(replica) for replica in slot.replicas)
+        return None if at == math.inf else max(0.0, at - self._clock())
 
-    async def load(self, model: LocalModel) -> tuple[Slot, bool]:
-        """Load a model because somebody asked for exactly that; forgives its past deaths.
+    async def load(
+        self, model: LocalModel, *, pin: bool | None = None, keep_alive_s: float | None = None
+    ) -> tuple[Slot, bool]:
+        """Load a model because somebody asked for exactly that; forgives its past failures.
+
+        Args:
+            model: The model.
+            pin: Whether it must stay in memory until it is unloaded; None leaves that as it is.
+            keep_alive_s: Seconds that it stays without a request, counted from now; None for what holds already.
 
         Returns:
             Its slot, and whether it was loaded already.
 
         Raises:
             ModelFilesError: Its files cannot be used.
-            ModelUnavailableError: It does not load, or there is no room and nothing idle to evict.
+            ModelUnavailableError: It does not load, or there is no room for it.
         """
         slot = self._slot(model)
-        slot.put_aside = ""
-        slot.deaths.clear()
-        already = slot.runner is not None
-        await self._ready(slot)
+        slot.failures.forgive()
+        already = bool(slot.ready)
+        if not already:
+            await self._loader.loaded(slot)
+        slot.pinned = slot.pinned if pin is None else pin
+        slot.keep_alive_s = slot.keep_alive_s if keep_alive_s is None else keep_alive_s
+        for replica in slot.replicas:
+            replica.last_used = self._clock()
+            self._upkeep.settled(slot, replica)
         return slot, already
 
     @asynccontextmanager
-    async def call(self, model: LocalModel, operation: str, body: object) -> AsyncIterator[RunnerCall]:
-        """A request inside the model's runner, which is started if need be; leaving early cancels it.
+    async def call(self, model: LocalModel, operation: str, body: dict[str, Any]) -> AsyncIterator[RunnerCall]:
+        """A request inside a runner of the model, which is started if need be; leaving early cancels it.
 
-        Waits for the load and for a place, in the order of arrival.
+        Waits for the load and for a place, in the order of arrival. ``keep_alive`` is taken out of ``body`` and holds
+        for the model until another request says otherwise.
 
         Raises:
+            InvalidInputError: ``keep_alive`` is wrong.
             QueueFullError: As many wait as may.
-            ModelUnavailableError: It was put aside, or does not load.
+            ModelUnavailableError: It was put aside, does not load, or does not fit.
             ModelFilesError: Its files cannot be used.
         """
         slot = self._slot(model)
-        limits = self._limits
-        if slot.queued + slot.active >= limits.max_queued_per_model + limits.max_active_per_model:
+        keep_alive_s = take_keep_alive(body)
+        places = slot.places * max(1, len(slot.ready))
+        if slot.queued + slot.active >= self._limits.max_queued_per_model + places:
             raise QueueFullError(
                 f"{slot.queued} requests wait for the model '{model.id}' already.",
-                retry_after_s=self._retry_after(slot),
+                # A rough second for each round of waiting requests.
+                retry_after_s=max(1.0, slot.queued / places),
             )
-        call = await self._taken_up(slot, operation, body)
+        call = await self._taken_up(slot, operation, body, keep_alive_s)
         try:
             yield call
         finally:
             call.cancel()
 
     async def unload(self, model_id: str, reason: FoundryError | None = None) -> bool:
-        """End a model's runner; requests inside it end with ``reason``. Waits until the process is gone.
+        """End a model's runners; requests inside end with ``reason``. Unpins it. Waits until the processes are gone.
 
         Returns:
             Whether there was anything to unload.
@@ -118,22 +153,23 @@ class RunnerPool:
         if loading is not None:
             loading.cancel()
             await asyncio.wait([loading])
-        runner, slot.runner = slot.runner, None
-        if runner is None:
-            return loading is not None
-        # Before the wait: a request that comes meanwhile may let the model in again.
-        slot.resident = False
-        started = self._clock()
-        await runner.stop(reason or EngineFailedError("The model was unloaded while it worked on this request."))
-        logger.log_model_operation(model_id, "unload", "ok", self._clock() - started)
-        await self._announce_room()
-        return True
+        slot.pinned, slot.keep_alive_s = False, None
+        fact = reason or EngineFailedError("The model was unloaded while it worked on this request.")
+        for replica in list(slot.replicas):
+            self.room.end(slot, replica, "somebody asked for it", fact)
+        # Who waits for a place has not been worked on, so it lets the model in again.
+        self._loader.serve_waiting(slot)
+        return await self.room.ended(model_id) or loading is not None
 
     async def close(self) -> None:
         """End every runner; nothing can be loaded afterwards."""
-        self._closed = True
+        self._loader.closed = True
+        self._upkeep.stop()
         going = EngineUnavailableError("The service is shutting down.")
+        for slot in self._slots.values():
+            slot.fail_waiting(going)
         await asyncio.gather(*(self.unload(model_id, going) for model_id in list(self._slots)))
+        await self._book.save()
         await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
 
     def sweep(self) -> None:
@@ -144,32 +180,27 @@ class RunnerPool:
     def forget(self, model_id: str) -> None:
         """Drop an unloaded model's slot, its history with it."""
         slot = self._slots.get(model_id)
-        if slot is not None and slot.runner is None and not slot.busy:
+        if slot is not None and not (slot.replicas or slot.loading or slot.wanted):
             del self._slots[model_id]
 
-    # Inside.
+    # Requests.
 
-    async def _taken_up(self, slot: Slot, operation: str, body: object) -> RunnerCall:
+    async def _taken_up(
+        self, slot: Slot, operation: str, body: dict[str, Any], keep_alive_s: float | None
+    ) -> RunnerCall:
         """A call that a runner works on, or that has ended.
 
         A runner that dies before it took a request up has done nothing of it, so the next one gets it, once.
         """
         repeated = False
         while True:
-            if slot.put_aside:
-                raise ModelUnavailableError(slot.model.id, slot.put_aside, code="model_put_aside")
-            slot.queued += 1
-            try:
-                runner = await self._ready(slot)
-                await slot.places.acquire()
-            finally:
-                slot.queued -= 1
-            if slot.runner is not runner:
-                # It died or was unloaded while this request waited for its place.
-                slot.places.release()
+            replica = await self._place(slot)
+            if replica not in slot.replicas or not replica.runner.alive:
+                # It died or was unloaded between the gift of the place and its use.
+                slot.give_back(replica)
                 continue
-            slot.active += 1
-            call = runner.call(operation, body, lambda end: self._settled(slot, end))
+            slot.keep_alive_s = slot.keep_alive_s if keep_alive_s is None else keep_alive_s
+            call = replica.runner.call(operation, body, functools.partial(self._settled, slot, replica))
             try:
                 await call.taken_up()
             except BaseException:
@@ -178,166 +209,32 @@ class RunnerPool:
             if call.end is None or not call.end.untouched or repeated:
                 return call
             repeated = True
-            logger.warning("request repeated on a new runner", model_id=slot.model.id, dead_pid=runner.pid)
+            logger.warning("request repeated on a new runner", model_id=slot.model.id, dead_pid=replica.runner.pid)
+
+    async def _place(self, slot: Slot) -> Replica:
+        if slot.full:
+            self._loader.grow(slot)
+        try:
+            return await slot.place()
+        except asyncio.CancelledError:
+            self._loader.give_up_unwanted(slot)
+            raise
+
+    def _settled(self, slot: Slot, replica: Replica, end: End) -> None:
+        replica.last_used = self._clock()
+        if end.fact is None:
+            slot.failures.note_answer()
+        slot.give_back(replica)
+        if not replica.active:
+            self.room.announce()
+            if replica in slot.replicas:
+                self._upkeep.settled(slot, replica)
 
     def _slot(self, model: LocalModel) -> Slot:
         slot = self._slots.get(model.id)
         if slot is None:
-            slot = Slot(model, asyncio.Semaphore(self._limits.max_active_per_model), last_used=self._clock())
+            default = self._limits.idle_unload_s
+            slot = Slot(model, self._limits.max_active_per_model, math.inf if default is None else default)
             self._slots[model.id] = slot
         slot.model = model
         return slot
-
-    async def _ready(self, slot: Slot) -> RunnerProcess:
-        """The slot's runner; the one load under way is shared and outlives any one waiter."""
-        if self._closed:
-            raise EngineUnavailableError("The service is shutting down.")
-        if slot.runner is not None:
-            return slot.runner
-        if slot.model.problem:
-            raise ModelFilesError(f"The model '{slot.model.id}' cannot be loaded: {slot.model.problem}", param="model")
-        if slot.loading is None:
-            slot.loading = asyncio.create_task(self._load(slot), name=f"load {slot.model.id}")
-            slot.loading.add_done_callback(_retrieve)
-        try:
-            return await asyncio.shield(slot.loading)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise ModelUnavailableError(slot.model.id, "it was unloaded while it loaded.") from None
-
-    async def _load(self, slot: Slot) -> RunnerProcess:
-        model_id = slot.model.id
-        started = self._clock()
-        runner: RunnerProcess | None = None
-        logger.log_model_operation(model_id, "load", "begin", 0.0)
-        try:
-            async with asyncio.timeout(self._limits.load_timeout_s):
-                await self._make_room(slot)
-                runner = await self._start(slot)
-        except RunnerStartError as error:
-            logger.log_model_operation(model_id, "load", "failed", self._clock() - started, error=str(error))
-            self._note_failure(slot, str(error))
-            raise ModelUnavailableError(model_id, f"{error}.".replace("..", ".")) from error
-        except TimeoutError:
-            reason = f"it did not load within {self._limits.load_timeout_s:g} s, or no other model became idle."
-            logger.log_model_operation(model_id, "load", "failed", self._clock() - started, error=reason)
-            raise ModelUnavailableError(model_id, reason, retry_after_s=5.0) from None
-        finally:
-            slot.loading = None
-            if runner is None:
-                slot.resident = False
-                await self._announce_room()
-        slot.runner = runner
-        slot.last_used = self._clock()
-        slot.load_duration_s = self._clock() - started
-        logger.log_model_operation(
-            model_id,
-            "load",
-            "ok",
-            slot.load_duration_s,
-            runner_pid=runner.pid,
-            memory_mb=memory_mb(runner.pid),
-            size_mb=round(slot.model.files.size_bytes / _MIB, 1) if slot.model.files else None,
-            network=runner.ready.get("network"),
-        )
-        return runner
-
-    async def _start(self, slot: Slot) -> RunnerProcess:
-        model = slot.model
-        data_dir = await asyncio.to_thread(tempfile.mkdtemp, dir=self._scratch)
-        files = model.files
-        spec = {
-            "id": model.id,
-            "alias": model.alias,
-            "path": str(model.path),
-            "task": model.task,
-            "tool_calling": bool(files and files.tool_calling),
-            "context_length": files.context_length if files else 0,
-        }
-        try:
-            return await RunnerProcess.start(
-                {
-                    "op": "init",
-                    "role": "model",
-                    "data_dir": data_dir,
-                    "threads": self._limits.max_active_per_model,
-                    "model": spec,
-                },
-                timeout_s=self._limits.load_timeout_s,
-                env=_runner_environment(),
-                on_exit=lambda runner: self._exited(slot, runner),
-                on_stderr=lambda line: logger.debug("runner says", model_id=model.id, line=line),
-            )
-        except BaseException:
-            await asyncio.to_thread(shutil.rmtree, data_dir, ignore_errors=True)
-            raise
-
-    async def _make_room(self, wanted: Slot) -> None:
-        """Wait until one more model may be loaded, evicting the idle one that was used longest ago."""
-        async with self._room:
-            while True:
-                residents = [slot for slot in self._slots.values() if slot.resident]
-                if len(residents) < self._limits.max_loaded_models:
-                    wanted.resident = True
-                    return
-                idle = [slot for slot in residents if slot.runner is not None and not slot.busy]
-                if idle:
-                    victim = min(idle, key=lambda slot: slot.last_used)
-                    logger.info("model evicted", model_id=victim.model.id, for_model=wanted.model.id)
-                    await self._end_idle(victim)
-                    continue
-                await self._room.wait()
-
-    async def _end_idle(self, slot: Slot) -> None:
-        runner, slot.runner = slot.runner, None
-        if runner is not None:
-            await runner.stop(EngineFailedError("The model was unloaded to make room for another one."))
-        slot.resident = False
-
-    def _settled(self, slot: Slot, end: End) -> None:
-        slot.active -= 1
-        slot.places.release()
-        slot.last_used = self._clock()
-        if end.fact is None:
-            slot.deaths.clear()
-        if not slot.active:
-            asyncio.get_running_loop().create_task(self._announce_room())
-
-    def _exited(self, slot: Slot, runner: RunnerProcess) -> None:
-        if slot.runner is not runner:
-            return
-        slot.runner = None
-        slot.resident = False
-        logger.error(
-            "runner died",
-            model_id=slot.model.id,
-            runner_pid=runner.pid,
-            status=runner.status,
-            last_words=runner.last_words,
-        )
-        self._note_failure(slot, "its process ended unexpectedly")
-        asyncio.get_running_loop().create_task(self._announce_room())
-
-    def _note_failure(self, slot: Slot, reason: str) -> None:
-        if slot.note_failure(self._clock(), reason):
-            logger.error("model put aside", model_id=slot.model.id, reason=slot.put_aside)
-
-    async def _announce_room(self) -> None:
-        async with self._room:
-            self._room.notify_all()
-
-    def _retry_after(self, slot: Slot) -> float:
-        """Seconds until a place may be free: a rough second for each round of waiting requests."""
-        return max(1.0, slot.queued / self._limits.max_active_per_model)
-
-
-def _runner_environment() -> dict[str, Any]:
-    return {key: value for key, value in os.environ.items() if not key.upper().endswith("_PROXY")}
-
-
-def _retrieve(task: asyncio.Task[RunnerProcess]) -> None:
-    """Mark a failed load as seen; every waiter may have gone."""
-    if not task.cancelled():
-        task.exception()

@@ -15,6 +15,7 @@ import orjson
 
 from fastapi_foundry.daemon.downloads import DownloadJob
 from fastapi_foundry.daemon.http import Exchange
+from fastapi_foundry.daemon.keep_alive import parse_keep_alive
 from fastapi_foundry.daemon.service import Service
 from fastapi_foundry.daemon.store import LocalModel
 from fastapi_foundry.errors import FoundryError, InvalidInputError, ModelNotFoundError
@@ -80,14 +81,14 @@ async def cached(service: Service, exchange: Exchange) -> None:
 async def load(service: Service, exchange: Exchange) -> None:
     """``GET /openai/load/{id}?ttl=&ep=``: load it now; answers when it is loaded.
 
-    ``ttl`` (whole seconds) and ``ep`` are accepted and not used: an idle model makes room when another one needs it,
-    and the engine chooses where it runs.
+    ``ttl`` is for how long the model stays without a request, in whole seconds; 0 leaves that to the service. ``ep``
+    is accepted and not used: the engine chooses where it runs.
     """
     ttl = exchange.query("ttl")
     if ttl is not None and not (ttl.isascii() and ttl.isdigit()):
         raise InvalidInputError("'ttl' must be a whole number of seconds, 0 or more.", param="ttl")
     model = await _find_cached(service, exchange.rest_of_path("/openai/load/"))
-    _, already = await service.pool.load(model)
+    _, already = await service.pool.load(model, keep_alive_s=parse_keep_alive(ttl, param="ttl") or None)
     await exchange.answer({"status": "already_loaded" if already else "loaded", "model": model.id})
 
 

@@ -12,6 +12,7 @@ import orjson
 
 from fastapi_foundry.daemon import validation
 from fastapi_foundry.daemon.http import ClientGoneError, Exchange
+from fastapi_foundry.daemon.keep_alive import parse_keep_alive
 from fastapi_foundry.daemon.model_files import CHAT, EMBEDDINGS
 from fastapi_foundry.daemon.runner_call import RunnerCall
 from fastapi_foundry.daemon.service import Service
@@ -26,7 +27,7 @@ from fastapi_foundry.wire.openai_completions import (
     parse_completion_request,
 )
 
-__all__ = ["chat_completions", "completions", "embeddings"]
+__all__ = ["chat_completions", "chat_model", "completions", "embeddings", "leaving_with_the_client"]
 
 logger = get_logger(__name__)
 
@@ -38,8 +39,8 @@ async def chat_completions(service: Service, exchange: Exchange) -> None:
     """Answer a chat request; a client that leaves cancels it wherever it is: queued, loading or decoding."""
     body = await exchange.json()
     validation.check_chat(body)
-    async with _leaving_with_the_client(exchange):
-        model = await _chat_model(service, body["model"])
+    async with leaving_with_the_client(exchange):
+        model = await chat_model(service, body["model"])
         async with _logged_call(service, model, "chat", body) as call:
             if not body.get("stream"):
                 end = await call.result()
@@ -53,11 +54,13 @@ async def chat_completions(service: Service, exchange: Exchange) -> None:
 
 async def completions(service: Service, exchange: Exchange) -> None:
     """Answer a text completion through chat, one prompt after the other."""
-    request = parse_completion_request(await exchange.json())
+    given = await exchange.json()
+    request = parse_completion_request(given)
+    request.chat_bodies[-1]["keep_alive"] = parse_keep_alive(given.get("keep_alive"))
     for body in request.chat_bodies:
         validation.check_chat(body)
-    async with _leaving_with_the_client(exchange):
-        model = await _chat_model(service, request.model)
+    async with leaving_with_the_client(exchange):
+        model = await chat_model(service, request.model)
         if not request.stream:
             answers = []
             for body in request.chat_bodies:
@@ -75,7 +78,7 @@ async def embeddings(service: Service, exchange: Exchange) -> None:
     """Answer an embeddings request for a model whose task that is."""
     body = await exchange.json()
     validation.check_embeddings(body)
-    async with _leaving_with_the_client(exchange):
+    async with leaving_with_the_client(exchange):
         model = await service.find(body["model"])
         if model.task != EMBEDDINGS and not model.problem:
             raise InvalidInputError(
@@ -87,7 +90,8 @@ async def embeddings(service: Service, exchange: Exchange) -> None:
             await exchange.answer((await call.result()).data or b"null")
 
 
-async def _chat_model(service: Service, name: str) -> LocalModel:
+async def chat_model(service: Service, name: str) -> LocalModel:
+    """The model of that name, which has to be one that chats."""
     model = await service.find(name)
     if model.task != CHAT:
         raise InvalidInputError(
@@ -153,7 +157,7 @@ async def _logged_call(
 
 
 @asynccontextmanager
-async def _leaving_with_the_client(exchange: Exchange) -> AsyncIterator[None]:
+async def leaving_with_the_client(exchange: Exchange) -> AsyncIterator[None]:
     """Cancel the body of this block when the client closes its connection.
 
     Raises:

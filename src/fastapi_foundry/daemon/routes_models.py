@@ -10,8 +10,8 @@ import orjson
 
 from fastapi_foundry.daemon.downloads import DownloadJob
 from fastapi_foundry.daemon.http import Exchange
+from fastapi_foundry.daemon.keep_alive import parse_keep_alive
 from fastapi_foundry.daemon.service import Service
-from fastapi_foundry.daemon.slot import memory_mb
 from fastapi_foundry.daemon.store import LocalModel
 from fastapi_foundry.errors import InvalidInputError, ModelNotFoundError
 from fastapi_foundry.wire.errors import openai_error
@@ -53,19 +53,23 @@ async def model_info(service: Service, exchange: Exchange) -> None:
 
 async def loaded(service: Service, exchange: Exchange) -> None:
     """``GET /models/loaded``: full ids."""
-    await exchange.answer([model_id for model_id, slot in service.pool.slots().items() if slot.runner is not None])
+    await exchange.answer([model_id for model_id, slot in service.pool.slots().items() if slot.replicas])
 
 
 async def load(service: Service, exchange: Exchange) -> None:
-    """``/models/load/{name}``: load it now; forgives a model that was put aside."""
+    """``/models/load/{name}?pin=&keep_alive=``: load it now; forgives a model that was put aside."""
+    pin = _switch(exchange, "pin")
+    keep_alive_s = parse_keep_alive(exchange.query("keep_alive"))
     model = await _named(service, exchange.rest_of_path("/models/load/"))
-    slot, already = await service.pool.load(model)
+    slot, already = await service.pool.load(model, pin=pin, keep_alive_s=keep_alive_s)
     await exchange.answer(
         {
             "status": "already_loaded" if already else "loaded",
             "model": model.id,
-            "duration": 0.0 if already else round(slot.load_duration_s, 3),
-            "memory_mb": memory_mb(slot.runner.pid) if slot.runner else None,
+            "duration": 0.0 if already or not slot.replicas else round(slot.replicas[0].load_duration_s, 3),
+            "memory_mb": slot.memory_mb,
+            "pinned": slot.is_pinned,
+            "expires_at": service.expires_at(model.id),
         }
     )
 
@@ -170,6 +174,13 @@ async def _lines(values: list[dict[str, Any]]) -> AsyncIterator[bytes]:
 
 def _line(value: dict[str, Any]) -> bytes:
     return orjson.dumps(value) + b"\n"
+
+
+def _switch(exchange: Exchange, name: str) -> bool | None:
+    value = exchange.query(name)
+    if value is not None and value.lower() not in {"true", "false"}:
+        raise InvalidInputError(f"'{name}' must be true or false.", param=name)
+    return None if value is None else value.lower() == "true"
 
 
 def _text(body: dict[str, Any], key: str) -> str:

@@ -20,6 +20,7 @@ import orjson
 
 from fastapi_foundry.daemon import frames
 from fastapi_foundry.daemon.job import CancelledByClientError, Job
+from fastapi_foundry.daemon.kept_sessions import KeepLimits
 from fastapi_foundry.daemon.offline_guard import deny_network
 from fastapi_foundry.errors import FoundryError
 
@@ -80,7 +81,7 @@ class Runner:
             with self._lock:
                 job = self._jobs.get(request_id)
             if job is not None:
-                job.cancelled.set()
+                job.cancel()
                 self._cancels.put(job)
             return
         body = message["body"]
@@ -105,19 +106,24 @@ class Runner:
             end = _end_of(job, call)
             with self._lock:
                 del self._jobs[job.id]
+            if job.cancelled.is_set():
+                end["after_cancel"] = job.after_cancel
             self._writer.send(
                 **end, id=job.id, tokens=job.tokens, usage=job.usage, duration=time.perf_counter() - started
             )
 
     def _repeat_cancels(self) -> None:
+        stopping: list[Job] = []
         while True:
-            job = self._cancels.get()
-            while True:
-                with self._lock:
-                    if job.id not in self._jobs:
-                        break
+            if not stopping:
+                stopping.append(self._cancels.get())
+            while not self._cancels.empty():
+                stopping.append(self._cancels.get())
+            with self._lock:
+                stopping = [job for job in stopping if job.id in self._jobs]
+            for job in stopping:
                 job.cancel()
-                time.sleep(_CANCEL_REPEAT_S)
+            time.sleep(_CANCEL_REPEAT_S)
 
 
 def _end_of(job: Job, call: Callable[[Job], bytes | None]) -> dict[str, Any]:
@@ -190,7 +196,8 @@ def _serve_model(init: dict[str, Any], stdin: IO[bytes], writer: FrameWriter) ->
     try:
         from fastapi_foundry.daemon.engine_session import LoadedModel, ModelSpec  # noqa: PLC0415 - loads the engine
 
-        model = LoadedModel(ModelSpec(**init["model"]), Path(init["data_dir"]))
+        keep = KeepLimits(**init.get("keep", {}))
+        model = LoadedModel(ModelSpec(**init["model"]), Path(init["data_dir"]), keep)
     except FoundryError as fact:
         writer.send(event="failed", message=fact.message)
         return

@@ -54,6 +54,7 @@ class RunnerCall:
         end: How it ended; None until then.
         abandoned: Whether it was cancelled.
         begun: Whether the runner has taken it up.
+        decoding: Whether a chunk of its answer has arrived.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class RunnerCall:
         self._waiter: asyncio.Future[None] | None = None
         self.abandoned = False
         self.begun = False
+        self.decoding = False
 
     async def taken_up(self) -> None:
         """Wait until the runner works on it, or it has ended."""
@@ -111,6 +113,7 @@ class RunnerCall:
 
     def add_chunk(self, data: bytes) -> None:
         """Take a chunk from the runner."""
+        self.decoding = True
         if self.abandoned:
             return
         self._chunks.append(data)

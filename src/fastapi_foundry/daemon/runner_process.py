@@ -10,36 +10,21 @@ import contextlib
 import itertools
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 import orjson
 
 from fastapi_foundry.daemon import frames
+from fastapi_foundry.daemon.cancel_watch import CANCEL_TIMEOUT_S, CancelWatch
 from fastapi_foundry.daemon.runner_call import End, RunnerCall, end_from_frame
+from fastapi_foundry.daemon.runner_end import RunnerStartError, end_in_words
+from fastapi_foundry.daemon.stderr_tail import StderrTail
 from fastapi_foundry.errors import EngineFailedError, FoundryError
 
 __all__ = ["RunnerProcess", "RunnerStartError"]
 
-# A prompt is read to its end before a cancel is seen, which takes long with a large model on a slow machine.
-CANCEL_LIMIT_S = 120.0
-_TAIL_LINES: Final = 20
 _LAST_FRAMES_S: Final = 0.3
-_MAX_STDERR_LINE_BYTES: Final = 4096
-
-
-class RunnerStartError(Exception):
-    """A runner ended or reported a failure before it was ready.
-
-    Args:
-        message: In words, for the client.
-        crashed: Whether the process died rather than said why.
-    """
-
-    def __init__(self, message: str, *, crashed: bool) -> None:
-        super().__init__(message)
-        self.crashed = crashed
 
 
 class RunnerProcess(asyncio.SubprocessProtocol):
@@ -51,27 +36,34 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         tokens_generated: Tokens that its ended requests generated, cancelled ones included.
         requests: Requests that have ended.
         cancelled: How many of them were cancelled.
+        fault: Why it was killed, if it was for what it did; empty otherwise.
     """
 
-    def __init__(self, on_exit: Callable[[RunnerProcess], None], on_stderr: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        on_exit: Callable[[RunnerProcess], None],
+        on_stderr: Callable[[str], None],
+        on_stuck: Callable[[RunnerProcess], None],
+        cancel_timeout_s: float,
+    ) -> None:
         self.pid = 0
         self.ready: dict[str, Any] = {}
         self.tokens_generated = 0
         self.requests = 0
         self.cancelled = 0
+        self.fault = ""
         self._on_exit = on_exit
-        self._on_stderr = on_stderr
+        self._stderr = StderrTail(on_stderr)
         self._transport: asyncio.SubprocessTransport | None = None
         self._stdin: asyncio.WriteTransport | None = None
         self._calls: dict[int, RunnerCall] = {}
         self._ids = itertools.count(1)
         self._rest = b""
-        self._stderr_rest = b""
-        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         loop = asyncio.get_running_loop()
         self._started: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._exited: asyncio.Future[int] = loop.create_future()
         self._ending: FoundryError | None = None
+        self._watch = CancelWatch(cancel_timeout_s, self._calls.values, lambda: on_stuck(self), self._distrust)
 
     @classmethod
     async def start(
@@ -82,6 +74,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         env: Mapping[str, str],
         on_exit: Callable[[RunnerProcess], None],
         on_stderr: Callable[[str], None],
+        on_stuck: Callable[[RunnerProcess], None] = lambda _runner: None,
+        cancel_timeout_s: float = CANCEL_TIMEOUT_S,
         module: str = "fastapi_foundry.daemon.runner",
     ) -> RunnerProcess:
         """Start a runner and wait until it is ready.
@@ -92,6 +86,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             env: Its whole environment.
             on_exit: Called once if it ends after it was ready, for whatever reason.
             on_stderr: Called with each line of its stderr.
+            on_stuck: Called once if it cannot stop a request; it should get no more, and ends by itself.
+            cancel_timeout_s: See ``CancelWatch``.
             module: What to run instead of the runner; tests of its supervision misbehave here.
 
         Raises:
@@ -101,7 +97,10 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         command = (sys.executable, "-m", module)
         try:
             _, runner = await loop.subprocess_exec(
-                lambda: cls(on_exit, on_stderr), *command, env=dict(env), **_apart_from_the_terminal()
+                lambda: cls(on_exit, on_stderr, on_stuck, cancel_timeout_s),
+                *command,
+                env=dict(env),
+                **_apart_from_the_terminal(),
             )
         except OSError as error:
             raise RunnerStartError(f"its process cannot be started: {error.strerror}", crashed=False) from error
@@ -125,7 +124,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
     @property
     def last_words(self) -> str:
         """The last line of its stderr that says something; for the log."""
-        return next((line for line in reversed(self._tail) if line.strip()), "")
+        return self._stderr.last_words
 
     @property
     def status(self) -> int | None:
@@ -194,15 +193,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             if len(self._rest) > frames.MAX_LINE_BYTES:
                 self._distrust("it sent a frame without an end")
             return
-        *lines, self._stderr_rest = (self._stderr_rest + data).split(b"\n")
-        if len(self._stderr_rest) > _MAX_STDERR_LINE_BYTES:
-            lines.append(self._stderr_rest)
-            self._stderr_rest = b""
-        for line in lines:
-            text = line[:_MAX_STDERR_LINE_BYTES].decode("utf-8", "replace").rstrip()
-            if text:
-                self._tail.append(text)
-                self._on_stderr(text)
+        self._stderr.feed(data)
 
     def process_exited(self) -> None:
         """The process has ended; its pipes may not have."""
@@ -225,13 +216,15 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         was_ready = self._started.done() and not self._started.cancelled() and self._started.exception() is None
         self._exited.set_result(status if status is not None else -1)
         if not self._started.done():
-            self._started.set_exception(RunnerStartError(_end_in_words(status), crashed=True))
+            self._started.set_exception(RunnerStartError(end_in_words(status), crashed=True))
             # Whoever waited may have gone; without this the loop would complain about an unread exception.
             self._started.exception()
         self._settle_all(
             self._ending
             or EngineFailedError(
-                "The engine's process ended unexpectedly while it worked on this request.", status=status
+                "The engine's process ended unexpectedly while it worked on this request.",
+                status=status,
+                fault=self.fault or None,
             )
         )
         if was_ready:
@@ -239,20 +232,14 @@ class RunnerProcess(asyncio.SubprocessProtocol):
 
     def _cancel(self, call: RunnerCall) -> None:
         self.send({"op": "cancel", "id": call.id})
-        asyncio.get_running_loop().call_later(CANCEL_LIMIT_S, self._check_cancelled, call)
-
-    def _check_cancelled(self, call: RunnerCall) -> None:
-        """A cancelled request that goes on for ever would keep its place for ever."""
-        if call.end is not None:
-            return
-        if all(other.abandoned for other in self._calls.values()):
-            self._distrust(f"it did not stop within {CANCEL_LIMIT_S:g} s of being told to")
-        else:
-            asyncio.get_running_loop().call_later(CANCEL_LIMIT_S, self._check_cancelled, call)
+        self._watch.cancelled(call)
 
     def _distrust(self, reason: str) -> None:
         """Kill a runner that no longer keeps to the protocol; its end is announced as any other."""
-        self._tail.append(reason)
+        if self._exited.done() or self._ending is not None:
+            return
+        self.fault = reason
+        self._stderr.note(reason)
         if self._transport is not None:
             self._transport.kill()
 
@@ -287,17 +274,13 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         self.cancelled += end.cancelled
         if call is not None:
             call.settle(end)
+        self._watch.ended()
 
     def _settle_all(self, fact: FoundryError) -> None:
-        calls, self._calls = self._calls, {}
-        for call in calls.values():
+        calls = list(self._calls.values())
+        self._calls.clear()
+        for call in calls:
             call.settle(End(fact=fact, untouched=self._ending is None and not call.begun))
-
-
-def _end_in_words(status: int | None) -> str:
-    if status is not None and status < 0:
-        return f"the engine's process was ended by signal {-status}"
-    return f"the engine's process ended with status {status}"
 
 
 def _apart_from_the_terminal() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import psutil
 from fastapi_foundry import __version__
 from fastapi_foundry.daemon.catalog import CatalogWorkers, OnlineCatalog
 from fastapi_foundry.daemon.downloads import Downloads
+from fastapi_foundry.daemon.memory import default_budget_mb, memory_mb
+from fastapi_foundry.daemon.memory_book import MemoryBook
 from fastapi_foundry.daemon.model_files import CHAT
 from fastapi_foundry.daemon.pool import RunnerPool
-from fastapi_foundry.daemon.slot import PoolLimits, memory_mb
+from fastapi_foundry.daemon.slot import PoolLimits, runner_rows
 from fastapi_foundry.daemon.store import DEMO_MODEL_ID, LocalModel, ModelStore
 from fastapi_foundry.errors import InvalidInputError, ModelNotFoundError
-from fastapi_foundry.settings import Settings
+from fastapi_foundry.settings import FoundryServiceSettings, Settings
 
 __all__ = ["Service", "make_service"]
 
@@ -36,6 +39,7 @@ class Service:
     settings: Settings
     store: ModelStore
     pool: RunnerPool
+    book: MemoryBook
     catalog: OnlineCatalog
     downloads: Downloads
     url: str
@@ -71,7 +75,8 @@ class Service:
         files = model.files
         if model.problem and state == "cached":
             state = "unusable"
-        reason = model.problem if state == "unusable" else (slot.put_aside if slot else "")
+        reason = model.problem if state == "unusable" else (slot.failures.put_aside if slot else "")
+        measured = self.book.measured(model)
         context = files.context_length if files else None
         return {
             "id": model.id,
@@ -86,13 +91,26 @@ class Service:
             "task": model.task,
             "tool_calling": bool(files and files.tool_calling),
             "size_mb": round(files.size_bytes / 1024 / 1024, 1) if files else None,
-            "memory_mb": memory_mb(slot.runner.pid) if slot and slot.runner else None,
+            "memory_mb": slot.memory_mb if slot else None,
+            "memory_peak_mb": measured.likely_mb if measured else None,
+            "replicas": len(slot.replicas) if slot else 0,
+            "pinned": bool(slot and slot.replicas and slot.is_pinned),
+            "expires_at": self.expires_at(model.id),
             "demonstration": model.source == "bundled",
             "source": model.source,
         }
 
+    def expires_at(self, model_id: str) -> str | None:
+        """When a model is unloaded if no request comes, in UTC; None while it is in use, or where it stays."""
+        left_s = self.pool.expires_in_s(model_id)
+        if left_s is None:
+            return None
+        return (datetime.now(UTC) + timedelta(seconds=left_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
     def status(self) -> dict[str, Any]:
         """The answer of ``GET /status``."""
+        room = self.pool.room
+        room.measure()
         return {
             "modelCachePath": str(self.store.cache_dir),
             "endpoints": [self.url],
@@ -103,23 +121,9 @@ class Service:
             "uptime_seconds": round(time.monotonic() - self.started_at, 3),
             "memory_mb": memory_mb(os.getpid()),
             "downloads": self.downloads.running(),
-            "runners": [
-                {
-                    "model": model_id,
-                    "pid": slot.runner.pid if slot.runner else None,
-                    "state": slot.state,
-                    "memory_mb": memory_mb(slot.runner.pid) if slot.runner else None,
-                    "active": slot.active,
-                    "queued": slot.queued,
-                    "network": slot.runner.ready.get("network") if slot.runner else None,
-                    "requests": slot.runner.requests if slot.runner else 0,
-                    "cancelled": slot.runner.cancelled if slot.runner else 0,
-                    "tokens_generated": slot.runner.tokens_generated if slot.runner else 0,
-                    "load_duration_s": round(slot.load_duration_s, 3),
-                }
-                for model_id, slot in self.pool.slots().items()
-                if slot.runner or slot.loading
-            ],
+            "models_memory_mb": round(room.used_mb(), 1),
+            "models_memory_budget_mb": round(room.bounds.budget_mb, 1),
+            "runners": [row for slot in self.pool.slots().values() for row in runner_rows(slot)],
         }
 
     def require_cached(self, name: str) -> None:
@@ -150,22 +154,41 @@ def make_service(settings: Settings, url: str) -> Service:
         offline=limits.offline,
         env=dict(os.environ),
     )
-    pool = RunnerPool(
-        PoolLimits(
-            max_loaded_models=limits.max_loaded_models,
-            max_active_per_model=limits.max_active_per_model,
-            max_queued_per_model=limits.max_queued_per_model,
-            load_timeout_s=limits.load_timeout_s,
-        ),
-        scratch,
-    )
     catalog = OnlineCatalog(workers, settings.home / "catalog-cache.json", limits.catalog_refresh_s)
+    book = MemoryBook(settings.home / "model-memory.json")
+    pool = RunnerPool(_pool_limits(limits), scratch, book, names=lambda model: _names(model, catalog))
     _sweep(settings.home / "run")
     pool.sweep()
     catalog.read_cache()
+    book.read()
     store.scan()
     downloads = Downloads(workers, on_done=lambda: asyncio.to_thread(store.scan))
-    return Service(settings=settings, store=store, pool=pool, catalog=catalog, downloads=downloads, url=url)
+    return Service(settings=settings, store=store, pool=pool, book=book, catalog=catalog, downloads=downloads, url=url)
+
+
+def _pool_limits(settings: FoundryServiceSettings) -> PoolLimits:
+    budget = settings.memory_budget_mb
+    return PoolLimits(
+        max_loaded_models=settings.max_loaded_models,
+        memory_budget_mb=default_budget_mb() if budget is None else float(budget),
+        max_active_per_model=settings.max_active_per_model,
+        max_queued_per_model=settings.max_queued_per_model,
+        load_timeout_s=settings.load_timeout_s,
+        cancel_timeout_s=settings.cancel_timeout_s,
+        idle_unload_s=settings.idle_unload_s,
+        replicas=settings.replicas,
+        model_replicas={name.casefold(): count for name, count in settings.model_replicas.items()},
+        pinned_models=frozenset(name.casefold() for name in settings.pinned_models),
+        kept_sessions=settings.kept_sessions,
+        kept_memory_mb=settings.kept_memory_mb,
+        kept_idle_s=settings.kept_idle_s,
+    )
+
+
+def _names(model: LocalModel, catalog: OnlineCatalog) -> list[str]:
+    """Every name that the settings may mean a model by, the most exact first."""
+    further = [alias for alias, model_id in catalog.aliases().items() if model_id == model.id]
+    return [model.id.casefold(), model.alias.casefold(), *further]
 
 
 def _sweep(run_dir: Path) -> None:

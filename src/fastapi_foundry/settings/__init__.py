@@ -5,6 +5,7 @@ Nothing is read at import; :func:`load_settings` reads, once, what it is told to
 
 from __future__ import annotations
 
+from fastapi_foundry.settings.cache import CacheSettings
 from fastapi_foundry.settings.description import Setting, describe_settings
 from fastapi_foundry.settings.engines import (
     FOUNDRY,
@@ -15,6 +16,7 @@ from fastapi_foundry.settings.engines import (
     route_groups,
 )
 from fastapi_foundry.settings.loading import load_settings
+from fastapi_foundry.settings.queue import QueueSettings
 from fastapi_foundry.settings.sections import (
     AuditSettings,
     FastAPIServerSettings,
@@ -35,6 +37,7 @@ __all__ = [
     "FOUNDRY",
     "QUALIFIER",
     "AuditSettings",
+    "CacheSettings",
     "EngineSettings",
     "FastAPIServerSettings",
     "FoundryAISettings",
@@ -44,6 +47,7 @@ __all__ = [
     "LoggingSettings",
     "ModelRouteSettings",
     "PortManagementSettings",
+    "QueueSettings",
     "ReplicaSettings",
     "SecuritySettings",
     "Setting",

@@ -85,6 +85,13 @@ class EngineSettings(_Entry):
     weight: float = Field(
         default=1.0, gt=0, le=1000, allow_inf_nan=False, description="Its share of the work among replicas."
     )
+    max_active: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Requests of one model that it gets at the same time; further ones wait in the queue. Unset: 1024, "
+        "since such servers have queues of their own.",
+    )
     required: bool = Field(
         default=True, description="Refuse to start when nothing answers at the address; false: start without it."
     )

@@ -13,18 +13,31 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
+from fastapi_foundry.settings.batches import BatchesSettings
+from fastapi_foundry.settings.cache import CacheSettings
 from fastapi_foundry.settings.engines import EngineSettings, ModelRoute, check_routes
+from fastapi_foundry.settings.foundry_service import FoundryServiceSettings
 from fastapi_foundry.settings.http_limits import HttpLimitsSettings
 from fastapi_foundry.settings.limits import AuditSettings, LimitsSettings, UsageSettings
+from fastapi_foundry.settings.queue import QueueSettings
 from fastapi_foundry.settings.security import SecuritySettings
 from fastapi_foundry.settings.storage import StorageSettings
 from fastapi_foundry.settings.tls import TlsSettings
-from fastapi_foundry.settings.values import engine_base_url, http_url, log_level, non_empty
+from fastapi_foundry.settings.values import (
+    ListeningPort,
+    Port,
+    Seconds,
+    engine_base_url,
+    log_level,
+    non_empty,
+    require_ordered,
+)
 
 __all__ = [
     "AuditSettings",
+    "BatchesSettings",
+    "CacheSettings",
     "FastAPIServerSettings",
     "FoundryAISettings",
     "FoundryServiceSettings",
@@ -32,6 +45,7 @@ __all__ = [
     "LimitsSettings",
     "LoggingSettings",
     "PortManagementSettings",
+    "QueueSettings",
     "SecuritySettings",
     "Settings",
     "StorageSettings",
@@ -40,10 +54,6 @@ __all__ = [
     "default_home",
 ]
 
-Port = Annotated[int, Field(ge=1, le=65535)]
-# 0 lets the operating system choose; the ready line says what it chose.
-ListeningPort = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Text = Annotated[str, AfterValidator(non_empty)]
 Directory = Annotated[Path, Field(strict=False)]
 
@@ -62,15 +72,6 @@ def default_home(environ: Mapping[str, str]) -> Path:
     import pwd  # noqa: PLC0415 - does not exist on Windows
 
     return Path(pwd.getpwuid(os.getuid()).pw_dir) / ".foundry"
-
-
-def _require_ordered(first: int, last: int) -> None:
-    if first > last:
-        raise PydanticCustomError(
-            "port_range",
-            "the range {first} to {last} holds no port; port_range_start must not be above port_range_end",
-            {"first": first, "last": last, "field": "port_range_start"},
-        )
 
 
 class _Section(BaseModel):
@@ -112,6 +113,13 @@ class FoundryAISettings(_Section):
     )
     idle_timeout_s: Seconds = Field(default=120.0, description="Seconds of silence allowed within a streamed answer.")
     connect_timeout_s: Seconds = Field(default=2.0, description="Seconds for a connection to the engine to be made.")
+    max_active: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Requests of one model that the engine gets at the same time; further ones wait in the queue. Unset: "
+        "`foundry_service.max_active_per_model` for each replica; 1024 for a server that is no Foundry Local.",
+    )
     preload: bool = Field(default=True, description="Load the default model at start, before the first request.")
     discovery: bool = Field(
         default=True, description="Look for a running Foundry (daemon file, CLI, port scan) before one is started."
@@ -165,41 +173,7 @@ class PortManagementSettings(_Section):
 
     @model_validator(mode="after")
     def _range_is_ordered(self) -> Self:
-        _require_ordered(self.port_range_start, self.port_range_end)
-        return self
-
-
-class FoundryServiceSettings(_Section):
-    """Our own Foundry service: the process that holds the models."""
-
-    start: Literal["auto", "never"] = Field(
-        default="auto", description="`auto` starts the service when none is found; `never` only uses one that runs."
-    )
-    port: ListeningPort = Field(default=50477, description="Port of the service on loopback; 0 lets the system choose.")
-    port_range_start: Port = Field(default=50400, description="First port to try (and to scan) when `port` is taken.")
-    port_range_end: Port = Field(default=50800, description="Last port to try (and to scan), itself included.")
-    offline: bool = Field(default=False, description="Never dial out: no catalogue, no downloads, no telemetry.")
-    start_timeout_s: Seconds = Field(default=30.0, description="Seconds for the service to become ready.")
-    load_timeout_s: Seconds = Field(default=120.0, description="Seconds for a model to load.")
-    max_loaded_models: int = Field(
-        default=3, ge=1, le=64, description="Models in memory at once; the least recently used idle one makes room."
-    )
-    max_active_per_model: int = Field(
-        default=4, ge=1, le=256, description="Requests of one model that are with its runner at the same time."
-    )
-    max_queued_per_model: int = Field(
-        default=64, ge=0, le=100_000, description="Requests of one model that may wait; further ones get 429."
-    )
-    catalog_urls: list[Annotated[str, AfterValidator(http_url)]] = Field(
-        default=[], max_length=16, description="Addresses of online catalogues; empty means the engine's own."
-    )
-    catalog_refresh_s: Seconds = Field(
-        default=3600.0, description="Seconds until a fetched catalogue is fetched again, in the background."
-    )
-
-    @model_validator(mode="after")
-    def _range_is_ordered(self) -> Self:
-        _require_ordered(self.port_range_start, self.port_range_end)
+        require_ordered(self.port_range_start, self.port_range_end)
         return self
 
 
@@ -242,6 +216,9 @@ class Settings(_Section):
     audit: AuditSettings = AuditSettings()
     port_management: PortManagementSettings = PortManagementSettings()
     foundry_service: FoundryServiceSettings = FoundryServiceSettings()
+    queue: QueueSettings = QueueSettings()
+    cache: CacheSettings = CacheSettings()
+    batches: BatchesSettings = BatchesSettings()
     logging: LoggingSettings = LoggingSettings()
     storage: StorageSettings = StorageSettings()
     engines: list[EngineSettings] = Field(

@@ -1,13 +1,33 @@
-"""Checks of single values; each raises ``ValueError`` with words for the person who set the value."""
+"""Types and checks of single values; a check raises ``ValueError`` with words for the person who set the value."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-__all__ = ["engine_base_url", "host_name", "http_url", "is_loopback_host", "log_level", "non_empty", "shown"]
+from pydantic import Field
+from pydantic_core import PydanticCustomError
+
+__all__ = [
+    "ListeningPort",
+    "Port",
+    "Seconds",
+    "engine_base_url",
+    "host_name",
+    "http_url",
+    "is_loopback_host",
+    "log_level",
+    "non_empty",
+    "require_ordered",
+    "shown",
+]
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+# 0 lets the operating system choose; the ready line says what it chose.
+ListeningPort = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 
 _HOST: Final = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]*:[0-9a-f:.]+")
 _LONGEST_SHOWN: Final = 60  # characters of a wrong value that a message repeats
@@ -15,6 +35,16 @@ _LEVELS = {name: name for name in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICA
     "WARN": "WARNING",
     "FATAL": "CRITICAL",
 }
+
+
+def require_ordered(first: int, last: int) -> None:
+    """Refuse a range of ports that ends before it begins."""
+    if first > last:
+        raise PydanticCustomError(
+            "port_range",
+            "the range {first} to {last} holds no port; port_range_start must not be above port_range_end",
+            {"first": first, "last": last, "field": "port_range_start"},
+        )
 
 
 def non_empty(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from fastapi_foundry import errors
+from fastapi_foundry.wire.context_length import numbers_in
 from fastapi_foundry.wire.engine_text import (
     INVALID_TOOL_CALL,
     clean_engine_text,
@@ -37,6 +38,7 @@ _STATUS: Final[tuple[tuple[type[errors.FoundryError], int, str], ...]] = (
     (errors.AuthenticationError, 401, "authentication_error"),
     (errors.ForbiddenError, 403, "permission_error"),
     (errors.KeyNotFoundError, 404, "invalid_request_error"),
+    (errors.ObjectNotFoundError, 404, "invalid_request_error"),
     (errors.ModelNotFoundError, 404, "invalid_request_error"),
     (errors.ModelUnavailableError, 503, "server_error"),
     (errors.QueueFullError, 429, "rate_limit_error"),
@@ -111,13 +113,7 @@ def fact_from_response(
     if code == errors.StructuredOutputError.code and message:
         return errors.StructuredOutputError(message, param=param or "response_format")
     if code == "context_length_exceeded" or status in {400, 409, 413, 422}:
-        return errors.InvalidInputError(
-            message or "The engine refused the request as invalid.",
-            param=param,
-            code=code or "invalid_request",
-            engine_status=status,
-            engine_body=_excerpt(body),
-        )
+        return _refusal(status, body)
     if status == 404:  # noqa: PLR2004 - a status reads best as its number
         fact: errors.FoundryError = errors.ModelNotFoundError(model or "?")
         if message:
@@ -125,7 +121,7 @@ def fact_from_response(
         return fact
     if status == 429:  # noqa: PLR2004 - as above
         return errors.QueueFullError(message or "The engine is at its limit.", retry_after_s=retry_after_s or 1.0)
-    if code in {"model_put_aside", "model_load_failed"}:
+    if code in {"model_put_aside", "model_load_failed", "model_does_not_fit"}:
         unavailable = errors.ModelUnavailableError(model or "?", "", code=code, retry_after_s=retry_after_s)
         unavailable.message = message or unavailable.message
         return unavailable
@@ -136,6 +132,27 @@ def fact_from_response(
     if status in {503, 508}:
         return _out_of_reach(status, message, code, retry_after_s)
     return _failure(status, body, message, code)
+
+
+def _refusal(status: int, body: bytes) -> errors.InvalidInputError:
+    """The fact behind a request that the engine finds wrong; a prompt that leaves no room for an answer among them."""
+    message, param, code = _read_envelope(body)
+    context: dict[str, object] = {"engine_status": status, "engine_body": _excerpt(body)}
+    numbers = numbers_in(_excerpt(body))
+    if numbers is None or not numbers.leaves_no_room:
+        return errors.InvalidInputError(
+            message or "The engine refused the request as invalid.",
+            param=param,
+            code=code or "invalid_request",
+            **context,
+        )
+    fact = errors.ContextLengthExceededError(
+        prompt_tokens=numbers.prompt_tokens, context_length=numbers.context_length, model=""
+    )
+    fact.context = context
+    if code == fact.code and message:
+        fact.message, fact.param = message, param
+    return fact
 
 
 def _failure(status: int, body: bytes, message: str | None, code: str | None) -> errors.EngineFailedError:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
+from fastapi_foundry.wire.context_length import context_of
 from fastapi_foundry.wire.validation import wrong_field
 
 __all__ = [
@@ -295,7 +296,11 @@ class ErrorEnvelope(BaseModel):
 def model_entry(model_id: str, created: int, owned_by: str, state: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     """One entry of the model list: OpenAI's four fields first, then the engine's own."""
     own = {"id": model_id, "object": "model", "created": created, "owned_by": owned_by, "state": state}
-    return own | {key: value for key, value in extra.items() if key not in own}
+    entry = own | {key: value for key, value in extra.items() if key not in own}
+    if (context := context_of(extra)) is not None:
+        # By the names that other programs look for.
+        entry = {**entry, "context_length": context, "max_model_len": context}
+    return entry
 
 
 def with_usage_requested(body: bytes) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from fastapi_foundry.daemon import frames, runner_process
+from fastapi_foundry.daemon import frames
 from fastapi_foundry.daemon.runner_process import RunnerProcess, RunnerStartError
 from fastapi_foundry.errors import (
     ContextLengthExceededError,
@@ -31,6 +31,7 @@ GONE = EngineUnavailableError("gone")
 @dataclass
 class Heard:
     exits: list[RunnerProcess] = field(default_factory=list)
+    stuck: list[RunnerProcess] = field(default_factory=list)
     stderr: list[str] = field(default_factory=list)
 
 
@@ -41,7 +42,9 @@ Start = Callable[..., Awaitable[tuple[RunnerProcess, Heard]]]
 async def start() -> AsyncIterator[Start]:
     running: list[RunnerProcess] = []
 
-    async def start_one(manner: str, *, timeout_s: float = 20.0) -> tuple[RunnerProcess, Heard]:
+    async def start_one(
+        manner: str, *, timeout_s: float = 20.0, cancel_timeout_s: float = 30.0
+    ) -> tuple[RunnerProcess, Heard]:
         heard = Heard()
         runner = await RunnerProcess.start(
             {"manner": manner},
@@ -49,6 +52,8 @@ async def start() -> AsyncIterator[Start]:
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             on_exit=heard.exits.append,
             on_stderr=heard.stderr.append,
+            on_stuck=heard.stuck.append,
+            cancel_timeout_s=cancel_timeout_s,
             module="tests.support.runner_double",
         )
         running.append(runner)
@@ -119,19 +124,45 @@ async def test_an_answer_that_nobody_reads_is_given_up(start: Start):
     assert runner.cancelled == 1
 
 
-async def test_a_runner_that_ignores_a_cancel_is_killed_once_nobody_else_needs_it(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(runner_process, "CANCEL_LIMIT_S", 0.1)
-    runner, heard = await start("ignore cancels")
-    given_up, wanted = runner.call("chat", {}), runner.call("chat", {})
-    given_up.cancel()
+async def test_a_runner_that_ignores_a_cancel_is_ended_once_nobody_else_needs_it(start: Start):
+    runner, heard = await start("serve", cancel_timeout_s=0.1)
+    stuck, wanted = runner.call("chat", {"hang": True}), runner.call("chat", {"after_s": 0.6})
+    assert await stuck.next_chunks() == [b'"one"']
+    stuck.cancel()
+    await eventually(lambda: heard.stuck == [runner])
+    assert runner.alive
+    assert (await wanted.result()).fact is None
+    await eventually(lambda: not runner.alive)
+    assert stuck.end is not None
+    assert heard.exits == [runner]
+    assert "did not stop a request within 0.1 s" in runner.fault
+
+
+async def test_a_runner_that_ignores_a_cancel_is_ended_at_last_though_others_are_in_it(start: Start):
+    runner, heard = await start("serve", cancel_timeout_s=0.05)
+    stuck, endless = runner.call("chat", {"hang": True}), runner.call("chat", {"hang": True})
+    await stuck.next_chunks()
+    stuck.cancel()
+    with pytest.raises(EngineFailedError):
+        await endless.result()
+    assert heard.stuck == heard.exits == [runner]
+
+
+async def test_a_prompt_may_be_read_for_longer_than_a_decode_may_go_on(start: Start):
+    runner, heard = await start("ignore cancels", cancel_timeout_s=0.2)
+    runner.call("chat", {}).cancel()
+    await asyncio.sleep(0.5)
+    assert runner.alive
+    assert not heard.stuck
+    await eventually(lambda: not runner.alive)
+
+
+async def test_a_cancel_that_is_heeded_costs_nobody_anything(start: Start):
+    runner, heard = await start("stay", cancel_timeout_s=0.05)
+    runner.call("chat", {}).cancel()
     await asyncio.sleep(0.4)
     assert runner.alive
-    wanted.cancel()
-    await eventually(lambda: not runner.alive)
-    assert given_up.end is not None
-    assert heard.exits == [runner]
+    assert not heard.stuck
 
 
 async def test_a_killed_runner_ends_its_calls_at_once(start: Start):

@@ -113,7 +113,14 @@ def test_every_setting_can_be_given_by_its_generic_environment_name():
         "fastapi_server.batch_concurrency": "2",
         "foundry_service.max_loaded_models": "2",
         "foundry_service.max_active_per_model": "2",
+        "foundry_service.replicas": "2",
+        "foundry_service.kept_sessions": "2",
+        "foundry_service.model_replicas": '{"m": 2}',
         "logging.backup_count": "2",
+        "batches.concurrency": "2",
+        "batches.max_running": "2",
+        "batches.file_days": "2",
+        "batches.keep_days": "2",
     }
     for setting in describe_settings():
         text = special.get(setting.key) or ("9700" if "port" in setting.key and setting.kind == "int" else "")
