@@ -1,8 +1,9 @@
 """How long a start takes and what the processes weigh.
 
-Starts the gateway (with its service and runner) from an installed environment several times and prints, for each
-phase, the minimum, median and maximum in seconds: from the start of ``serve`` to the ready line, and to the first token
-of the demo model through ``/v1/chat/completions``. Then the resident memory of each process at idle, in MiB.
+Starts the gateway from an installed environment several times, each time with a fresh home, and prints the minimum, median
+and maximum in seconds from the start of ``serve``: in front of an engine that is there already, to the ready line and to
+the first answer through ``/v1/chat/completions``; with its own service and runner, to the ready line and to the first
+token of the demo model. Then the resident memory of each process at idle, in MiB.
 
     python benchmarks/startup/startup.py [--runs 5]
 """
@@ -14,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import psutil
@@ -21,9 +23,12 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.support.http import event_stream  # noqa: E402 - the path is set just above
-from tests.support.processes import ProductProcess, children_of, gateway_process  # noqa: E402
+from benchmarks.gateway.gateway_cost import BODY, CHAT, started  # noqa: E402 - the path is set just above
 
+from tests.support.http import ask, event_stream  # noqa: E402 - as above
+from tests.support.processes import ProductProcess, children_of, gateway_process  # noqa: E402 - as above
+
+_IDLE_S = 2.0
 REQUEST = {"model": "foundry-demo:1", "messages": [{"role": "user", "content": "Hello"}]}
 
 
@@ -49,23 +54,44 @@ def weigh(gateway: ProductProcess) -> dict[str, float]:
     return weights
 
 
+def in_front_of(engine_port: int, times: dict[str, list[float]]) -> None:
+    """One start with an engine that is there, and has nothing to load."""
+    env = {"FOUNDRY_BASE_URL": f"http://127.0.0.1:{engine_port}", "FOUNDRY_DEFAULT_MODEL": "double:1"}
+    env |= {"FASTAPI_FOUNDRY__FOUNDRY_AI__PRELOAD": "false"}
+    with tempfile.TemporaryDirectory() as directory:
+        began = time.monotonic()
+        with gateway_process(Path(directory) / "home", env=env) as gateway:
+            times["engine there: ready line"].append(time.monotonic() - began)
+            assert ask(gateway.url, CHAT, BODY).status == 200
+            times["engine there: first answer"].append(time.monotonic() - began)
+
+
+def with_service(times: dict[str, list[float]]) -> dict[str, float]:
+    """One start with everything of its own; what the processes weigh two seconds later."""
+    with tempfile.TemporaryDirectory() as directory:
+        began = time.monotonic()
+        with gateway_process(Path(directory) / "home") as gateway:
+            times["own service: ready line"].append(time.monotonic() - began)
+            first_token(gateway.url)
+            times["own service: first token"].append(time.monotonic() - began)
+            time.sleep(_IDLE_S)
+            return weigh(gateway)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
-    ready, token, weights = [], [], {}
-    for _ in range(runs):
-        with tempfile.TemporaryDirectory() as directory:
-            began = time.monotonic()
-            with gateway_process(Path(directory) / "home") as gateway:
-                ready.append(time.monotonic() - began)
-                first_token(gateway.url)
-                token.append(time.monotonic() - began)
-                weights = weigh(gateway)
-    for name, values in (("ready line", ready), ("first token", token)):
-        print(f"{name:12} min {min(values):.2f}  median {statistics.median(values):.2f}  max {max(values):.2f} s")
+    times: dict[str, list[float]] = defaultdict(list)
+    weights: dict[str, float] = {}
+    with started([sys.executable, "-m", "benchmarks.gateway.instant_engine"], ROOT, {}) as (engine_port, _):
+        for _ in range(runs):
+            in_front_of(engine_port, times)
+            weights = with_service(times)
+    for name, values in times.items():
+        print(f"{name:28} min {min(values):.2f}  median {statistics.median(values):.2f}  max {max(values):.2f} s")
     for name, value in weights.items():
-        print(f"{name:12} {value:.0f} MiB resident")
+        print(f"{name:28} {value:.0f} MiB resident")
 
 
 if __name__ == "__main__":

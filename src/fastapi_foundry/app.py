@@ -20,6 +20,7 @@ from fastapi_foundry.api.limits import Limits
 from fastapi_foundry.api.middleware import Guards, RequestContext
 from fastapi_foundry.api.problems import register_problem_handlers
 from fastapi_foundry.api.routes import all_routers
+from fastapi_foundry.api.routes.openai_files import UPLOAD_PATH
 from fastapi_foundry.bootstrap import build_services
 from fastapi_foundry.container import Services
 from fastapi_foundry.errors import FoundryError
@@ -32,11 +33,16 @@ __all__ = ["create_app"]
 logger = get_logger(__name__)
 
 _PREFLIGHT_S: Final = 600
+_FORM_BYTES: Final = 65_536  # of the form around an uploaded file
 _EXPOSED_HEADERS: Final = (
     "x-request-id",
     "x-foundry-engine",
     "x-foundry-altered",
     "x-foundry-fallback",
+    "x-foundry-queue-ms",
+    "x-foundry-truncated",
+    "x-foundry-cache",
+    "age",
     "retry-after",
     "ratelimit",
     "ratelimit-policy",
@@ -75,7 +81,8 @@ def create_app(settings: Settings, services: Services | None = None, *, config_p
     server = settings.fastapi_server
     # The last one added is the outermost.
     security = settings.security
-    app.add_middleware(BodyMemory, limit_bytes=settings.http_limits.max_held_body_bytes)
+    uploads = {UPLOAD_PATH: settings.batches.max_file_bytes + _FORM_BYTES}
+    app.add_middleware(BodyMemory, limit_bytes=settings.http_limits.max_held_body_bytes, uploads=uploads)
     app.add_middleware(Limits, limits=services.limits)
     app.add_middleware(AccessControl, access=services.access)
     if security.allowed_origins:
@@ -93,6 +100,7 @@ def create_app(settings: Settings, services: Services | None = None, *, config_p
         host_rule=HostRule(server.host, security.allowed_hosts),
         allowed_origins=frozenset(security.allowed_origins),
         max_body_bytes=server.max_body_bytes,
+        upload_bytes=uploads,
         via=services.via,
     )
     app.add_middleware(RequestContext)
@@ -115,6 +123,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     for service in (services.usage, services.limits, services.upkeep):
         await service.start()
     await services.engine.start()
+    await services.batch_worker.start()
     preload = asyncio.create_task(_preload(services)) if services.settings.foundry_ai.preload else None
     try:
         yield
@@ -125,6 +134,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             preload.cancel()
             with suppress(asyncio.CancelledError):
                 await preload
+        await services.batch_worker.aclose()
         await services.engine.aclose()
         for service in (services.limits, services.usage, services.upkeep):
             await service.aclose()

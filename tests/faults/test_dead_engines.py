@@ -102,12 +102,12 @@ def test_a_cold_model_is_waited_for_with_signs_of_life_and_no_breaker_opens(tmp_
     with (
         running_double("gen3", tmp_path / "a", models=cold, load_s=3.0) as first,
         running("gen3", tmp_path / "b") as second,
-        gateway_over(tmp_path, first.url, second.url, fastapi_server={"keepalive_s": 0.5}) as gateway,
+        gateway_over(tmp_path, first.url, second.url, queue={"notice_s": 0.5}) as gateway,
         event_stream(gateway.url, CHAT, body(f"foundry::{MODEL}")) as stream,
     ):
         assert stream.status == 200
         raw = stream.text()
-        assert raw.count(": keep-alive\n\n") >= 3
+        assert raw.count(": loading\n\n") >= 3
         assert raw.endswith("data: [DONE]\n\n")
         assert engines(gateway)[0]["breaker"] == "closed"
 
@@ -117,12 +117,12 @@ def test_an_engine_that_says_that_it_is_loading_is_asked_again(tmp_path: Path) -
     with (
         running_double("gen3", tmp_path / "a", models=cold) as first,
         running("gen3", tmp_path / "b") as second,
-        gateway_over(tmp_path, first.url, second.url, fastapi_server={"keepalive_s": 0.3}) as gateway,
+        gateway_over(tmp_path, first.url, second.url, queue={"notice_s": 0.3}) as gateway,
     ):
         _refuse_for(first, 2.0)
         with event_stream(gateway.url, CHAT, body(f"foundry::{MODEL}")) as stream:
             raw = stream.text()
-        assert ": keep-alive" in raw
+        assert ": loading\n\n" in raw
         assert raw.endswith("data: [DONE]\n\n")
         assert engines(gateway)[0]["breaker"] == "closed"
 

@@ -74,6 +74,46 @@ EVERYTHING: dict[str, list[dict[str, Any]]] = {
         {"conversation_id": "c", "number": number, "role": "user", "content": content, "created_at": NOW}
         for number, content in enumerate([AWKWARD, "plain", None, 5, []])
     ],
+    "files": [
+        {
+            "id": f"file-{number}",
+            "key_id": "local",
+            "purpose": "batch",
+            "filename": "Grüße.jsonl",
+            "bytes": 2**40,
+            "created_at": NOW,
+            "expires_at": None if number else NOW + 1,
+        }
+        for number in range(2)
+    ],
+    "batches": [
+        {
+            "id": "batch_0",
+            "key_id": "key_0",
+            "endpoint": "/v1/chat/completions",
+            "input_file_id": "file-0",
+            "status": "in_progress",
+            "metadata": {"a": "b"},
+            "errors": None,
+            "output_file_id": None,
+            "error_file_id": None,
+            "output_expires_s": None,
+            **dict.fromkeys(("total", "completed", "failed", "prompt_tokens", "completion_tokens"), 2**40),
+            "created_at": NOW,
+            "expires_at": NOW + 1,
+            "in_progress_at": NOW,
+            **dict.fromkeys(f"{name}_at" for name in ("finalizing", "completed", "failed", "expired")),
+            "cancelling_at": None,
+            "cancelled_at": None,
+            "lease_owner": "somebody",
+            "lease_until": NOW,
+            "fence": 3,
+        }
+    ],
+    "batch_results": [
+        {"batch_id": "batch_0", "line": number, "ok": number == 1, "result": '{"text": "\\u0000 🎈"}'}
+        for number in (1, 2)
+    ],
     "server_state": [{"name": "keys_epoch", "value": "abc"}],
 }
 

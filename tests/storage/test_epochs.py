@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from fastapi_foundry.storage.database import Database, open_database
 from fastapi_foundry.storage.epochs import EpochReader, raise_epoch
@@ -46,8 +47,8 @@ async def test_it_is_seen_through_a_checkpoint_and_by_many_who_ask_at_once(tmp_p
     for _ in range(20):
         await change(theirs)
         async with theirs.transaction() as connection:
-            await connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS filler (x TEXT)")
-            await connection.exec_driver_sql("INSERT INTO filler VALUES (randomblob(200000))")
+            await connection.execute(text("CREATE TABLE IF NOT EXISTS filler (x TEXT)"))
+            await connection.execute(text("INSERT INTO filler VALUES (randomblob(200000))"))
         answers = set(await asyncio.gather(*(reader.read() for _ in range(10))))
         assert len(answers) == 1
         assert answers != {before}

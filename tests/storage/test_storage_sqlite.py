@@ -13,7 +13,7 @@ from sqlalchemy import insert, select, text
 
 from fastapi_foundry import errors
 from fastapi_foundry.storage import files
-from fastapi_foundry.storage.connections import async_engine
+from fastapi_foundry.storage.connections import connection_pool
 from fastapi_foundry.storage.database import Database
 from fastapi_foundry.storage.locks import exclusive_lock
 from fastapi_foundry.storage.tables import server_state
@@ -144,7 +144,7 @@ async def test_a_database_that_disappears_is_not_made_again_empty(database, home
 
 
 def _opened_without_tables(database: Database) -> Database:
-    database._readers = async_engine(database._address, "read")
+    database._readers = connection_pool(database._address, "read")
     return database
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from fastapi_foundry.engines.base import NO_NOTES, Call, EngineState, EngineStatus, ModelCard, Notes, Reply
+from fastapi_foundry.engines.base import NO_NOTES, Call, EngineState, EngineStatus, ModelCard, Notes, Reply, TokenCount
 from fastapi_foundry.engines.catalog import Catalog, CatalogModel, CatalogSource, DownloadProgress
 from fastapi_foundry.errors import FoundryError
 
@@ -79,6 +79,7 @@ class FakeEngine:
     )
     chunks: list[bytes | Exception] | None = None
     error: FoundryError | None = None
+    counts: Callable[[Call], TokenCount] | None = None
     list_error: FoundryError | None = None
     list_gate: asyncio.Event | None = None
     gate: asyncio.Event | None = None
@@ -95,6 +96,9 @@ class FakeEngine:
         return EngineStatus(
             self.state, url=self.url, reason=self.reason, found_by="started", tried=(("base_url", "", "not set"),)
         )
+
+    def direct_line(self) -> None:
+        return None
 
     async def start(self) -> None:
         self.started = True
@@ -183,6 +187,11 @@ class FakeEngine:
             yield DownloadProgress(100.0, f"{model}:1")
 
         yield progress()
+
+    async def count_tokens(self, call: Call) -> TokenCount | None:
+        if self.error is not None:
+            raise self.error
+        return None if self.counts is None else self.counts(call)
 
     async def cancel_download(self, model: str) -> dict[str, Any]:
         return {"status": "cancelled", "model": model}

@@ -16,6 +16,7 @@ from fastapi_foundry.container import Services
 from fastapi_foundry.engines.base import Engine
 from fastapi_foundry.engines.process import bind_first_free
 from fastapi_foundry.engines.router import Router
+from fastapi_foundry.server.express_desk import express_desk
 from fastapi_foundry.server.running import GatewayServer
 from fastapi_foundry.settings import FOUNDRY, Settings, load_settings
 from tests.support.fake_engine import FakeEngine
@@ -52,10 +53,16 @@ def gateway_settings(home: Path, **overrides: object) -> Settings:
 async def running_gateway(
     home: Path, engine: Engine | None = None, *, port: int = 0, **overrides: object
 ) -> AsyncIterator[RunningGateway]:
-    """Serve the application on that port of loopback, any free one for 0, until the block is left."""
+    """Serve the application on that port of loopback, any free one for 0, until the block is left.
+
+    The engine is a fake one unless another is given, or the address of one (``foundry_ai__base_url``).
+    """
     settings = gateway_settings(home, **overrides)
-    services = build_services(settings, engine=engine or FakeEngine())
-    server = GatewayServer(create_app(settings, services), settings, stopping=services.stopping, ready=lambda: None)
+    services = build_services(settings, engine=engine or (None if "foundry_ai__base_url" in overrides else FakeEngine()))
+    desk = express_desk(services.express, settings)
+    server = GatewayServer(
+        create_app(settings, services), settings, stopping=services.stopping, ready=lambda: None, desk=desk
+    )
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
     with bind_first_free("127.0.0.1", port, 1, 0) as sock:

@@ -17,7 +17,7 @@ from fastapi_foundry.observability.logging import get_logger
 from fastapi_foundry.security.principal import Principal
 from fastapi_foundry.services.access import AccessService, Credentials
 
-__all__ = ["CSRF_HEADER", "SESSION_COOKIE", "AccessControl", "comes_from_elsewhere", "session_cookie"]
+__all__ = ["CSRF_HEADER", "SESSION_COOKIE", "AccessControl", "comes_from_elsewhere", "session_cookie", "shown_key"]
 
 logger = get_logger(__name__)
 
@@ -108,15 +108,20 @@ def session_cookie(headers: Mapping[bytes, bytes]) -> str | None:
     return morsel.value if morsel is not None else None
 
 
-def _credentials(headers: Mapping[bytes, bytes]) -> Credentials:
+def shown_key(headers: Mapping[bytes, bytes]) -> str | None:
+    """The key that a request shows; None where it shows none."""
     token = headers.get(b"x-api-key")
     if (given := headers.get(b"authorization")) is not None:
         kind, _, value = given.partition(b" ")
         if kind.lower() == b"bearer":
             token = value
     text = None if token is None else token.decode("latin-1").strip()
+    return text or None
+
+
+def _credentials(headers: Mapping[bytes, bytes]) -> Credentials:
     return Credentials(
-        token=text or None,
+        token=shown_key(headers),
         session=session_cookie(headers),
         from_elsewhere=comes_from_elsewhere(headers),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,10 +21,12 @@ class BodyMemory:
 
     Args:
         limit_bytes: Most bytes at once.
+        uploads: Paths where bodies go to the disk as they arrive, and are not held.
     """
 
-    def __init__(self, app: ASGIApp, *, limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, limit_bytes: int, uploads: Collection[str] = ()) -> None:
         self._app = app
+        self._uploads = uploads
         self._limit_bytes = limit_bytes
         self._held_bytes = 0
 
@@ -33,7 +36,7 @@ class BodyMemory:
         Raises:
             OverloadedError: From ``receive``, when a piece of a body is one too many.
         """
-        if scope["type"] != "http" or not _may_be_large(scope["headers"]):
+        if scope["type"] != "http" or not _may_be_large(scope["headers"]) or scope["path"] in self._uploads:
             await self._app(scope, receive, send)
             return
         own_bytes = 0

@@ -17,11 +17,13 @@ from fastapi_foundry.services.limit_gates import Shape
 from fastapi_foundry.services.limit_tickets import FREE_TICKET, FreeTicket, Ticket
 from fastapi_foundry.services.limits import LimitsService
 
-__all__ = ["Limits", "limit_headers", "ticket_of"]
+__all__ = ["TICKET", "Limits", "limit_headers", "limit_lines", "ticket_of"]
 
 logger = get_logger(__name__)
 
-_TICKET: Final = "fastapi_foundry.ticket"
+TICKET: Final = "fastapi_foundry.ticket"
+"""Where the scope of a request holds its ticket."""
+
 _MINUTE_S: Final = 60
 _PLACES: Final = "concurrent-requests"
 # The draft's: the unit, where it is not requests, and the window in seconds, where it is always the same.
@@ -59,7 +61,8 @@ class Limits:
         if principal is None or not self._limits.apply_to(principal):
             await self._app(scope, receive, send)
             return
-        ticket = await self._limits.take(principal)
+        taken = cast("Ticket | None", scope.get(TICKET))  # by the express way, which this request has left
+        ticket = taken or await self._limits.take(principal)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -69,7 +72,7 @@ class Limits:
         if ticket.refusal is not None:
             await _refuse(ticket.refusal, scope, receive, send_with_headers)
             return
-        scope[_TICKET] = ticket
+        scope[TICKET] = ticket
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
@@ -78,7 +81,7 @@ class Limits:
 
 def ticket_of(request: Request) -> Ticket | FreeTicket:
     """The ticket with which ``request`` has been let in."""
-    return cast("Ticket | FreeTicket", request.scope.get(_TICKET, FREE_TICKET))
+    return cast("Ticket | FreeTicket", request.scope.get(TICKET, FREE_TICKET))
 
 
 def limit_headers(shape: Shape, values: list[int]) -> list[tuple[bytes, bytes]]:
@@ -88,13 +91,22 @@ def limit_headers(shape: Shape, values: list[int]) -> list[tuple[bytes, bytes]]:
     if form.requests:
         headers += _openai(_REQUESTS, form.requests[0], values)
     if form.tokens:
-        least = form.tokens[0]
-        for each in form.tokens[1:]:
-            if values[each[1]] < values[least[1]]:
-                least = each
-        headers += _openai(_TOKENS, least, values)
+        headers += _openai(_TOKENS, form.least(values), values)
     headers += ((b"ratelimit-policy", form.policy), (b"ratelimit", form.state % tuple(values)))
     return headers
+
+
+def limit_lines(shape: Shape, values: list[int]) -> bytes:
+    """``limit_headers`` as they are written, by one format for all of a shape."""
+    form = _form(shape)
+    filled: list[int | bytes] = []
+    if form.requests:
+        at = form.requests[0][1]
+        filled += (values[at], _duration(values[at + 1]))
+    if form.tokens:
+        figure, at = form.least(values)
+        filled += (figure, values[at], _duration(values[at + 1]))
+    return form.lines % (*filled, *values)
 
 
 class _Form(NamedTuple):
@@ -104,6 +116,15 @@ class _Form(NamedTuple):
     tokens: list[tuple[bytes, int]]
     policy: bytes
     state: bytes
+    lines: bytes
+
+    def least(self, values: list[int]) -> tuple[bytes, int]:
+        """The limit for tokens that has the least left."""
+        least = self.tokens[0]
+        for each in self.tokens[1:]:
+            if values[each[1]] < values[least[1]]:
+                least = each
+        return least
 
 
 @functools.lru_cache(maxsize=4096)
@@ -115,9 +136,15 @@ def _form(shape: Shape) -> _Form:
         elif kind.startswith("tokens"):
             tokens.append((b"%d" % limit, at))
         at += 2
-    policy = ", ".join(f'"{kind}";q={limit}{_PARAMETERS[kind]}' for kind, limit in shape)
-    state = ", ".join(f'"{kind}";r=%d' + (";t=%d" if kind != _PLACES else "") for kind, _ in shape)
-    return _Form(requests, tokens, policy.encode(), state.encode())
+    policy = ", ".join(f'"{kind}";q={limit}{_PARAMETERS[kind]}' for kind, limit in shape).encode()
+    state = ", ".join(f'"{kind}";r=%d' + (";t=%d" if kind != _PLACES else "") for kind, _ in shape).encode()
+    lines = []
+    if requests:
+        lines.append(b"%b: %b\r\n%b: %%d\r\n%b: %%b\r\n" % (_REQUESTS[0], requests[0][0], *_REQUESTS[1:]))
+    if tokens:
+        lines.append(b"%b: %%b\r\n%b: %%d\r\n%b: %%b\r\n" % _TOKENS)
+    lines.append(b"ratelimit-policy: %b\r\nratelimit: %b\r\n" % (policy, state))
+    return _Form(requests, tokens, policy, state, b"".join(lines))
 
 
 def _openai(names: tuple[bytes, bytes, bytes], limit: tuple[bytes, int], values: list[int]) -> _Headers:

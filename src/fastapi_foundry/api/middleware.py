@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,11 +23,11 @@ from fastapi_foundry.errors import BodyTooLargeError, ForbiddenError, FoundryErr
 from fastapi_foundry.observability.context import request_id as request_id_variable
 from fastapi_foundry.observability.logging import get_logger
 
-__all__ = ["EVERY_ANSWER", "REFUSED", "Guards", "RequestContext"]
+__all__ = ["EVERY_ANSWER", "REFUSED", "SANE_REQUEST_ID", "Guards", "RequestContext"]
 
 logger = get_logger(__name__)
 
-_SANE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+SANE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_CLOSED_REQUEST: Final = 499  # nginx's number for a client that left; only ever seen in the log
 _UNMATCHED: Final = "(unmatched)"
 
@@ -114,6 +115,7 @@ class Guards:
         host_rule: Which ``Host`` headers are ours.
         allowed_origins: Other origins whose pages may ask here; ``*`` for all.
         max_body_bytes: Longest body that is taken.
+        upload_bytes: The same for paths where bodies go to the disk as they arrive.
         via: Which gateways a request has passed.
     """
 
@@ -125,11 +127,13 @@ class Guards:
         max_body_bytes: int,
         via: Via,
         allowed_origins: frozenset[str] = frozenset(),
+        upload_bytes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._app = app
         self._host_rule = host_rule
         self._allowed_origins = allowed_origins
         self._max_body_bytes = max_body_bytes
+        self._upload_bytes = upload_bytes
         self._via = via
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,7 +141,8 @@ class Guards:
         if scope["type"] == "http":
             headers: dict[bytes, bytes] = dict(scope["headers"])
             self._check_host_and_origin(scope, headers)
-            receive = self._bounded(headers, receive)
+            limit = self._upload_bytes.get(scope["path"], self._max_body_bytes)
+            receive = self._bounded(headers, receive, limit)
             if b"via" in headers:
                 await self._serve_proxied(scope, receive, send)
                 return
@@ -173,8 +178,7 @@ class Guards:
         if not is_same_origin(text, host) and self._allowed_origins.isdisjoint((text.lower(), "*")):
             raise ForbiddenError("Pages of another origin may not do this.")
 
-    def _bounded(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
-        limit = self._max_body_bytes
+    def _bounded(self, headers: dict[bytes, bytes], receive: Receive, limit: int) -> Receive:
         if length := headers.get(b"content-length"):
             if not length.isdigit():
                 raise InvalidInputError("The Content-Length header is not a number.")
@@ -200,7 +204,7 @@ class Guards:
 def _incoming_id(scope: Scope) -> str | None:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            return value.decode() if _SANE_REQUEST_ID.fullmatch(value) else None
+            return value.decode() if SANE_REQUEST_ID.fullmatch(value) else None
     return None
 
 

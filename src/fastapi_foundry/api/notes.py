@@ -8,11 +8,19 @@ __all__ = ["note_headers"]
 
 
 def note_headers(notes: Notes) -> list[tuple[bytes, bytes]]:
-    """``X-Foundry-Engine``, ``X-Foundry-Altered`` and ``X-Foundry-Fallback``, those that there is something to say in."""
+    """What there is something to say in, as headers.
+
+    They are ``X-Foundry-Engine``, ``-Altered``, ``-Fallback``, ``-Queue-Ms``, ``-Truncated`` and ``-Cache``, and the ``Age``
+    of an answer that was kept.
+    """
     told = (
         (b"x-foundry-engine", notes.engine),
         (b"x-foundry-altered", ", ".join(notes.alterations)),
         (b"x-foundry-fallback", ", ".join(notes.fallback)),
+        (b"x-foundry-queue-ms", f"{notes.queued_s * 1000:.0f}" if notes.queued_s else ""),
+        (b"x-foundry-truncated", notes.truncated),
+        (b"x-foundry-cache", notes.cache),
+        (b"age", str(int(notes.age_s)) if notes.cache == "hit" else ""),
     )
     return [(name, _plain(text)) for name, text in told if text]
 

@@ -41,6 +41,8 @@ _EMBEDDINGS: Final = _needs(Scope.EMBEDDINGS, limited=True)
 _SEE_MODELS: Final = _needs(Scope.CHAT, Scope.EMBEDDINGS, Scope.MODELS_MANAGE, Scope.RAG_READ, Scope.RAG_WRITE)
 _MANAGE_MODELS: Final = _needs(Scope.MODELS_MANAGE)
 _ADMIN: Final = _needs(Scope.ADMIN)
+# What the lines of a batch take is for the service to say; each counts for the limits when it is run.
+_BATCH: Final = _needs(Scope.CHAT, Scope.EMBEDDINGS)
 
 # "METHOD template" as the routes are declared. A path that matches none of the exact ones is tried against those with
 # parameters, in this order.
@@ -63,6 +65,11 @@ RULES: Final[dict[str, Rule]] = {
     "POST /v1/chat/completions": _CHAT,
     "POST /v1/completions": _CHAT,
     "POST /v1/embeddings": _EMBEDDINGS,
+    "GET /v1/files": _BATCH,
+    "POST /v1/files": _BATCH,
+    "GET /v1/batches": _BATCH,
+    "POST /v1/batches": _BATCH,
+    "POST /api/v1/tokens/count": _CHAT,
     "POST /api/v1/generate": _CHAT,
     "POST /api/v1/generate/batch": _CHAT,
     "GET /api/v1/keys": _ADMIN,
@@ -71,6 +78,11 @@ RULES: Final[dict[str, Rule]] = {
     "GET /api/v1/audit": _ADMIN,
     "POST /api/v1/session/links": _ADMIN,
     "GET /v1/models/{model_id:path}": _SEE_MODELS,
+    "GET /v1/files/{file_id}": _BATCH,
+    "GET /v1/files/{file_id}/content": _BATCH,
+    "DELETE /v1/files/{file_id}": _BATCH,
+    "GET /v1/batches/{batch_id}": _BATCH,
+    "POST /v1/batches/{batch_id}/cancel": _BATCH,
     "POST /api/v1/models/{model_id:path}/load": _MANAGE_MODELS,
     "POST /api/v1/models/{model_id:path}/unload": _MANAGE_MODELS,
     "POST /api/v1/models/{model_id:path}/download": _MANAGE_MODELS,

@@ -18,7 +18,7 @@ from fastapi_foundry.observability.logging import get_logger
 from fastapi_foundry.wire.errors import openai_error
 from fastapi_foundry.wire.validation import describe_errors
 
-__all__ = ["JSONBytes", "native_problem", "problem_response", "register_problem_handlers"]
+__all__ = ["JSONBytes", "logged_problem", "native_problem", "problem_response", "register_problem_handlers"]
 
 logger = get_logger(__name__)
 
@@ -34,6 +34,7 @@ _NATIVE: Final[tuple[tuple[type[errors.FoundryError], int, str], ...]] = (
     (errors.AuthenticationError, 401, "Not authenticated"),
     (errors.ForbiddenError, 403, "Forbidden"),
     (errors.KeyNotFoundError, 404, "Key not found"),
+    (errors.ObjectNotFoundError, 404, "Not found"),
     (errors.ModelNotFoundError, 404, "Model not available"),
     (errors.ModelUnavailableError, 503, "Model not available"),
     (errors.QueueFullError, 429, "Too many requests"),
@@ -85,14 +86,19 @@ def register_problem_handlers(handlers: dict[Any, Any]) -> None:
     handlers[RequestValidationError] = _on_validation_error
 
 
-async def _on_fact(request: Request, fact: errors.FoundryError) -> Response:
-    response = problem_response(request.url.path, fact)
+def logged_problem(path: str, fact: errors.FoundryError) -> Response:
+    """The answer to a request for ``path`` that ended with ``fact``, which is logged."""
+    response = problem_response(path, fact)
     fields = {"code": fact.code, "status_code": response.status_code, **_loggable(fact.context)}
     if response.status_code >= _SERVER_ERRORS:
         logger.error("request failed", error=fact.message, **fields)
     else:
         logger.warning("request refused", error=fact.message, **fields)
     return response
+
+
+async def _on_fact(request: Request, fact: errors.FoundryError) -> Response:
+    return logged_problem(request.url.path, fact)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:

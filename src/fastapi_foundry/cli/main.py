@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from fastapi_foundry import errors
-from fastapi_foundry.cli import chat, conformance, db, exits, keys, model, serve, service, status, tls, usage
+from fastapi_foundry.cli import exits
 from fastapi_foundry.cli.options import Invocation
 from fastapi_foundry.cli.terminal import clean_line, error_document
 
@@ -19,9 +20,27 @@ __all__ = ["build_app", "main", "run"]
 
 PROGRAM: Final = "fastapi-foundry"
 
+# In the order in which help shows them, and where each is: a module with ``build`` for a group, or one and its function.
+_COMMANDS: Final = {
+    "serve": ("serve", "serve"),
+    "service": ("service", "build"),
+    "model": ("model", "build"),
+    "keys": ("keys", "build"),
+    "db": ("db", "build"),
+    "tls": ("tls", "build"),
+    "usage": ("usage", "usage"),
+    "chat": ("chat", "chat"),
+    "status": ("status", "status"),
+    "conformance": ("conformance", "conformance"),
+    "version": ("status", "version"),
+}
+
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    # Pydantic would search all installed packages for plugins: 20 ms here and in each process that we start, and one that
+    # is found would see every request.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -33,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     options = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     as_json = "--json" in options
-    app = build_app(decorated=sys.stdout.isatty())
+    app = build_app(decorated=sys.stdout.isatty(), command=_command_in(arguments))
     try:
         code = app(list(arguments), prog_name=PROGRAM, standalone_mode=False)
     except errors.FoundryError as fact:
@@ -61,11 +80,12 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def build_app(*, decorated: bool = False) -> typer.Typer:
+def build_app(*, decorated: bool = False, command: str | None = None) -> typer.Typer:
     """The whole command line.
 
     Args:
         decorated: Whether help comes with Rich's boxes; they cost 0.15 s and are for terminals alone.
+        command: The one that will run, if that is known: the others would cost every start 30 ms.
     """
     markup: Literal["rich"] | None = "rich" if decorated else None
     app = typer.Typer(
@@ -77,18 +97,25 @@ def build_app(*, decorated: bool = False) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_global_options)
-    app.command("serve")(serve.serve)
-    app.add_typer(service.build(markup), name="service")
-    app.add_typer(model.build(markup), name="model")
-    app.add_typer(keys.build(markup), name="keys")
-    app.add_typer(db.build(markup), name="db")
-    app.add_typer(tls.build(markup), name="tls")
-    app.command("usage")(usage.usage)
-    app.command("chat")(chat.chat)
-    app.command("status")(status.status)
-    app.command("conformance")(conformance.conformance)
-    app.command("version")(status.version)
+    for name in [command] if command in _COMMANDS else _COMMANDS:
+        module, function = _COMMANDS[name]
+        found = getattr(importlib.import_module(f"fastapi_foundry.cli.{module}"), function)
+        if function == "build":
+            app.add_typer(found(markup), name=name)
+        else:
+            app.command(name)(found)
     return app
+
+
+def _command_in(arguments: Sequence[str]) -> str | None:
+    """The command's name: the first word that is neither a global option nor the value of one."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None
 
 
 def _global_options(

@@ -10,11 +10,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import orjson
 
 from fastapi_foundry.engines.catalog import Catalog, DownloadProgress
+
+if TYPE_CHECKING:
+    from fastapi_foundry.engines.direct import DirectLine
 
 __all__ = [
     "NO_NOTES",
@@ -28,6 +31,7 @@ __all__ = [
     "Notes",
     "Reply",
     "ReplyStream",
+    "TokenCount",
 ]
 
 
@@ -135,11 +139,19 @@ class Notes:
         engine: Name of the engine that answered; empty where there is only one.
         alterations: What was changed in the request or the answer, each as ``feature: what was done``.
         fallback: What was tried before in vain, each as ``engine::model: why``.
+        queued_s: Seconds that the request waited for its turn.
+        truncated: What was left out of a conversation that was too long, ``messages=4; tokens=812``; empty for nothing.
+        cache: ``hit``, ``miss`` or ``shared``; empty where the cache of answers was not used.
+        age_s: Seconds since the answer of a ``hit`` was made.
     """
 
     engine: str = ""
     alterations: tuple[str, ...] = ()
     fallback: tuple[str, ...] = ()
+    queued_s: float = 0.0
+    truncated: str = ""
+    cache: str = ""
+    age_s: float = 0.0
 
 
 NO_NOTES: Final = Notes()
@@ -152,6 +164,19 @@ class Reply:
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     notes: Notes = NO_NOTES
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """How long a prompt is, as the engine counts.
+
+    Attributes:
+        prompt_tokens: Exact.
+        context_length: What prompt and answer may take together, in tokens; None where the engine does not say.
+    """
+
+    prompt_tokens: int
+    context_length: int | None = None
 
 
 class ReplyStream(Protocol):
@@ -216,6 +241,10 @@ class Engine(Protocol):
         """The last known status; never waits."""
         ...
 
+    def direct_line(self) -> DirectLine | None:
+        """The line on which plain chat requests may be sent at this moment; None where they go by the calls below."""
+        ...
+
     async def start(self) -> None:
         """Begin discovery and supervision in the background; returns at once."""
         ...
@@ -240,6 +269,13 @@ class Engine(Protocol):
         """Send ``call`` and wait for the whole answer.
 
         Cancelling the task closes the connection, which cancels the work in the engine.
+        """
+        ...
+
+    async def count_tokens(self, call: Call) -> TokenCount | None:
+        """The length of the prompt that the chat request ``call`` makes; nothing is generated.
+
+        None where the engine cannot tell. Our own service loads the model for it.
         """
         ...
 

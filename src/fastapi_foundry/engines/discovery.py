@@ -14,9 +14,11 @@ import contextlib
 import math
 import os
 import re
+import selectors
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +42,6 @@ _MAX_DAEMON_FILE_BYTES: Final = 64 * 1024
 _SCAN_CONNECT_TIMEOUT_S: Final = 0.1
 _SCAN_CONCURRENCY: Final = 128
 _PROBE_CONCURRENCY: Final = 8
-_YIELD_EVERY: Final = 32
 _LOOPBACK: Final = "127.0.0.1"
 _URL: Final = re.compile(r"https?://[^\s\"'<>,;\\)\]]+(?:\][^\s\"'<>,;\\)]*)?")
 _MAX_URLS: Final = 8
@@ -102,7 +103,7 @@ class Discovery:
     async def find(self) -> Found | None:
         """Go through the steps in order and take the first engine; None when there is none.
 
-        Takes some 50 ms where no CLI is installed and nothing listens in the range, seconds at the worst.
+        Takes some 30 ms where no CLI is installed and nothing listens in the range, seconds at the worst.
         """
         self.tried = []
         for step in (self._from_daemon_file, self._from_cli, self._from_scan):
@@ -134,7 +135,7 @@ class Discovery:
         return None
 
     async def _from_scan(self) -> Found | None:
-        ports = await _open_ports(port for port in self._ports if port != self._default_port)
+        ports = await asyncio.to_thread(_open_ports, [port for port in self._ports if port != self._default_port])
         span = f"{_LOOPBACK}:{self._ports.start}-{self._ports.stop - 1}"
         self._note("scan", span, f"{len(ports)} of {len(self._ports)} ports accept connections")
         found = await self._first_engine("scan", [f"http://{_LOOPBACK}:{port}" for port in ports])
@@ -244,32 +245,30 @@ async def _wait_bounded(process: asyncio.subprocess.Process, output: IO[bytes]) 
     return f"no end within {_CLI_TIMEOUT_S:g} s"
 
 
-async def _open_ports(ports: Iterable[int]) -> list[int]:
-    """Those that accept a connection, in order."""
-    untried = iter(ports)
-    found: list[int] = []
-
-    async def try_some() -> None:
-        for count, port in enumerate(untried, 1):
-            if await _accepts(port):
-                found.append(port)
-            if count % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)  # a refusal on loopback is immediate, and never waits
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(_SCAN_CONCURRENCY):
-            group.create_task(try_some())
+def _open_ports(ports: Iterable[int]) -> list[int]:
+    """Those that accept a connection, in order; blocks, for 20 ms where nothing drops packets."""
+    # Without the event loop, where each port would be a task with a time-out of its own: a third of the time.
+    untried, found = list(ports), []
+    for first in range(0, len(untried), _SCAN_CONCURRENCY):
+        with contextlib.ExitStack() as opened, selectors.DefaultSelector() as pending:
+            for port in untried[first : first + _SCAN_CONCURRENCY]:
+                sock = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+                sock.setblocking(False)
+                sock.connect_ex((_LOOPBACK, port))
+                pending.register(sock, selectors.EVENT_WRITE, (sock, port))
+            deadline = time.monotonic() + _SCAN_CONNECT_TIMEOUT_S
+            while pending.get_map() and (left_s := deadline - time.monotonic()) > 0:
+                for key, _ in pending.select(left_s):
+                    sock, port = key.data
+                    pending.unregister(sock)
+                    if _is_connected(sock):
+                        found.append(port)
     return sorted(found)
 
 
-async def _accepts(port: int) -> bool:
-    address = (_LOOPBACK, port)
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
-        try:
-            async with asyncio.timeout(_SCAN_CONNECT_TIMEOUT_S):
-                await asyncio.get_running_loop().sock_connect(sock, address)
-            # A connection to a free port of the ephemeral range can be met by itself.
-            return bool(sock.getsockname() != sock.getpeername())
-        except (OSError, TimeoutError):
-            return False
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        # A connection to a free port of the ephemeral range can be met by itself.
+        return bool(sock.getsockname() != sock.getpeername())
+    except OSError:  # it was refused
+        return False

@@ -53,6 +53,10 @@ class FoundryLocalEngine(HttpEngine):
         super().__init__(Transport(client, supervisor, _patience(settings)), load_s=load_s)
         self._loading: dict[str, asyncio.Task[dict[str, Any]]] = {}
 
+    async def first_look(self, timeout_s: float) -> None:
+        """Wait until something is known of it, or until ``timeout_s`` seconds have passed; see ``Supervisor.first_look``."""
+        await self._transport.supervisor.first_look(timeout_s)
+
     async def post(self, call: Call) -> Reply:
         """Send ``call`` and wait for the whole answer; see ``Engine.post``."""
         try:

@@ -36,9 +36,12 @@ __all__ = [
     "HttpError",
     "HttpResponse",
     "Limits",
+    "Origin",
     "ProtocolError",
     "ResponseTimeoutError",
     "Timeouts",
+    "origin_of",
+    "request_head",
 ]
 
 # A line break in a name or value would let its author write further headers, or a second request.
@@ -144,6 +147,14 @@ class HttpClient:
                     raise
         connection = await self._connect(target.origin, timeouts)
         return await _exchange(connection, method, head, body, timeouts, started_at)
+
+    def take_idle(self, origin: Origin) -> HttpConnection | None:
+        """A kept connection, for one ``send`` on it, or to be given back; None where there is none."""
+        return self._take(origin, asyncio.get_running_loop().time())
+
+    def give_back(self, connection: HttpConnection) -> None:
+        """Keep a connection of ``take_idle`` on which nothing has been sent."""
+        self._free(connection)
 
     def close_idle(self) -> None:
         """Close every connection that is not in use."""
@@ -258,6 +269,16 @@ async def _exchange(
     response = connection.send(head, body or b"", timeouts, started_at, head_only=method == "HEAD")
     await response.wait_for_head(timeouts.first_byte_s)
     return response
+
+
+def origin_of(url: str) -> Origin:
+    """Scheme, host and port of an absolute URL; raises ``ValueError`` when it is none."""
+    return _parse(url).origin
+
+
+def request_head(method: str, url: str, headers: Mapping[str, str]) -> bytes:
+    """The head of a request for ``HttpClient.begin``; raises ``ValueError`` where something does not belong there."""
+    return _head(method, _parse(url), headers, None)[:-2]
 
 
 @lru_cache(maxsize=256)

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
-from fastapi_foundry.engines.base import Call, EngineStatus, ModelCard, Reply, ReplyStream
+from fastapi_foundry.engines.base import Call, EngineStatus, ModelCard, Reply, ReplyStream, TokenCount
 from fastapi_foundry.engines.catalog import Catalog, DownloadProgress
+from fastapi_foundry.engines.counting import count_tokens
+from fastapi_foundry.engines.direct import DirectLine
 from fastapi_foundry.engines.drivers import Driver, driver_of
 from fastapi_foundry.engines.probe import EngineKind
 from fastapi_foundry.engines.transport import Transport
@@ -44,6 +46,10 @@ class HttpEngine:
         """What it told of its version when it was found; empty where it told nothing."""
         return self._transport.supervisor.version
 
+    def direct_line(self) -> DirectLine | None:
+        """See ``Engine.direct_line``."""
+        return self._transport.direct_line()
+
     async def start(self) -> None:
         """Begin discovery and supervision in the background; returns at once."""
         self._transport.supervisor.start()
@@ -63,6 +69,11 @@ class HttpEngine:
     async def post(self, call: Call) -> Reply:
         """Send ``call`` and wait for the whole answer; see ``Engine.post``."""
         return await self._transport.post(call)
+
+    async def count_tokens(self, call: Call) -> TokenCount | None:
+        """How long the prompt is; see ``Engine.count_tokens``."""
+        await self._transport.supervisor.wait_ready(self._transport.patience.ready_s)
+        return await count_tokens(self._transport, call)
 
     def stream(self, call: Call) -> AbstractAsyncContextManager[ReplyStream]:
         """Send ``call`` and stream the answer; see ``Engine.stream``."""

@@ -67,6 +67,7 @@ class HttpConnection(asyncio.Protocol):
         self._paused = False
         self._violation: str | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._expecting = False
         self._deadline = 0.0
         self._wait_for: tuple[Phase, float] = ("total", 0.0)
         self._timer: asyncio.TimerHandle | None = None
@@ -77,10 +78,20 @@ class HttpConnection(asyncio.Protocol):
         """Whether a request can be sent: connected, idle, and not known to be closing."""
         return self._transport is not None and not self._transport.is_closing() and self._response is None
 
-    def send(self, head: bytes, body: bytes, timeouts: Timeouts, started_at: float, *, head_only: bool) -> HttpResponse:
+    def send(
+        self,
+        head: bytes,
+        body: bytes,
+        timeouts: Timeouts,
+        started_at: float,
+        *,
+        head_only: bool = False,
+        listener: Callable[[], None] | None = None,
+    ) -> HttpResponse:
         """Send a request; its response, of which nothing has arrived yet."""
         transport = self._require_transport()
-        self._response = response = HttpResponse(self, timeouts, started_at, head_only=head_only)
+        self._response = response = HttpResponse(self, timeouts, started_at, head_only=head_only, listener=listener)
+        self._expecting = False
         self._fed_bytes = 0
         self._message_complete = False
         if body and len(body) > self._limits.max_buffered_bytes:
@@ -103,17 +114,9 @@ class HttpConnection(asyncio.Protocol):
 
     async def wait(self, limit_s: float, phase: Phase) -> None:
         """Wait until something has arrived, the response has ended, or time is up (which ends it)."""
-        loop, response = self._loop, self._response
-        assert response is not None  # noqa: S101 - only an unfinished response waits
-        deadline = loop.time() + limit_s
-        if response.total_deadline is not None and response.total_deadline < deadline:
-            deadline, phase, limit_s = response.total_deadline, "total", cast("float", response.total_s)
-        self._deadline = deadline
-        self._wait_for = (phase, limit_s)
-        # One timer serves many waits: it is moved when it fires too early, not at each of them.
-        if self._timer is None or self._timer_at > deadline:
-            self._set_timer(deadline)
-        waiter = self._waiter = loop.create_future()
+        response = self._response
+        self._limit(limit_s, phase)
+        waiter = self._waiter = self._loop.create_future()
         try:
             await waiter
         except BaseException:
@@ -122,6 +125,27 @@ class HttpConnection(asyncio.Protocol):
                 self._waiter = None
                 self.abort()
             raise
+
+    def expect(self, limit_s: float, phase: Phase) -> None:
+        """End the response unless something arrives in that time; for one with a listener."""
+        self._limit(limit_s, phase)
+        self._expecting = True
+
+    def expect_nothing(self) -> None:
+        """Set no limit until ``expect`` is called again."""
+        self._expecting = False
+
+    def _limit(self, limit_s: float, phase: Phase) -> None:
+        response = self._response
+        assert response is not None  # noqa: S101 - only an unfinished response is waited for
+        deadline = self._loop.time() + limit_s
+        if response.total_deadline is not None and response.total_deadline < deadline:
+            deadline, phase, limit_s = response.total_deadline, "total", cast("float", response.total_s)
+        self._deadline = deadline
+        self._wait_for = (phase, limit_s)
+        # One timer serves many waits: it is moved when it fires too early, not at each of them.
+        if self._timer is None or self._timer_at > deadline:
+            self._set_timer(deadline)
 
     def _require_transport(self) -> asyncio.Transport:
         assert self._transport is not None  # noqa: S101 - asked for only while connected
@@ -135,14 +159,17 @@ class HttpConnection(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self._waiter is None:
+        if self._waiter is None and not self._expecting:
             return
         if self._loop.time() < self._deadline:
             self._set_timer(self._deadline)
         else:
             self._fail(ResponseTimeoutError(*self._wait_for))
 
-    def _wake(self) -> None:
+    def _wake(self, response: HttpResponse) -> None:
+        if response.listener is not None:
+            response.listener()
+            return
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -150,8 +177,9 @@ class HttpConnection(asyncio.Protocol):
     def _fail(self, failure: HttpError) -> None:
         response, self._response = self._response, None
         if response is not None:
+            self._expecting = False
             response.end(failure)
-            self._wake()
+            self._wake(response)
         if self._transport is not None:
             self._transport.abort()
 
@@ -188,7 +216,7 @@ class HttpConnection(asyncio.Protocol):
         elif self._message_complete:
             self._finish(response)
         else:
-            self._wake()
+            self._wake(response)
 
     def eof_received(self) -> bool:
         """Called by the event loop; the transport then closes itself, and ``connection_lost`` says what that means."""
@@ -202,7 +230,7 @@ class HttpConnection(asyncio.Protocol):
         response, self._response = self._response, None
         if response is not None:
             response.end_with_connection(exc)
-            self._wake()
+            self._wake(response)
         self._transport = None
         self._parser = None  # it refers to this object
         if not self.closed.done():
@@ -213,8 +241,8 @@ class HttpConnection(asyncio.Protocol):
         transport = self._require_transport()
         self.resume()
         self._response = None
+        self._expecting = False
         response.end(None)
-        self._wake()
         # A server that answers before it has read the whole request is about to close.
         unsent = transport.get_write_buffer_size() > 0
         if self._keep_alive and not self._followed_by_garbage and not unsent and not transport.is_closing():
@@ -223,6 +251,7 @@ class HttpConnection(asyncio.Protocol):
             self._on_free(self)
         else:
             transport.abort()
+        self._wake(response)
 
     # httptools
 

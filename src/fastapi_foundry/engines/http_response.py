@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from fastapi_foundry.engines.http_errors import ConnectionLostError, HttpError, Phase, ProtocolError, Timeouts
@@ -24,6 +25,12 @@ class Carrier(Protocol):
     async def wait(self, limit_s: float, phase: Phase) -> None:
         """Wait until something has arrived, the response has ended, or time is up (which ends it)."""
 
+    def expect(self, limit_s: float, phase: Phase) -> None:
+        """End the response unless something arrives in that time; for one with a listener."""
+
+    def expect_nothing(self) -> None:
+        """Set no limit until ``expect`` is called again."""
+
 
 class HttpResponse:
     """A response whose head has arrived: ``read`` it, or iterate it once, or ``close`` it.
@@ -32,7 +39,10 @@ class HttpResponse:
     Both ways raise ``ConnectionLostError``, ``ResponseTimeoutError`` or ``ProtocolError`` when the end never
     comes, after what had arrived has been taken; both close the connection when their task is cancelled.
 
+    One with a listener is not waited for: the listener is called after whatever arrived or happened, and takes it.
+
     Attributes:
+        listener: See above; None for a response that a task reads.
         status: The status code, 200 or above.
         raw_headers: Names (lower case) and values, in order, as they came.
         content_length: The body's announced size in bytes; None where it was not announced.
@@ -54,6 +64,7 @@ class HttpResponse:
         "content_length",
         "ends_with_connection",
         "head_only",
+        "listener",
         "raw_headers",
         "received_any",
         "status",
@@ -61,7 +72,16 @@ class HttpResponse:
         "total_s",
     )
 
-    def __init__(self, carrier: Carrier, timeouts: Timeouts, started_at: float, *, head_only: bool) -> None:
+    def __init__(
+        self,
+        carrier: Carrier,
+        timeouts: Timeouts,
+        started_at: float,
+        *,
+        head_only: bool,
+        listener: Callable[[], None] | None = None,
+    ) -> None:
+        self.listener = listener
         self.status = 0
         self.raw_headers: list[tuple[bytes, bytes]] = []
         self.content_length: int | None = None
@@ -89,6 +109,42 @@ class HttpResponse:
             name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
             merged[name] = f"{merged[name]}, {value}" if name in merged else value
         return merged
+
+    @property
+    def head_complete(self) -> bool:
+        """Whether the status and the headers are known."""
+        return self._head_complete
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it has arrived."""
+        return self._complete
+
+    @property
+    def failure(self) -> HttpError | None:
+        """Why it has ended too early, if it has."""
+        return self._failure
+
+    def take(self) -> bytes:
+        """What has arrived of the body since the last time; never waits. For a listener."""
+        parts = self._parts
+        if not parts:
+            return b""
+        self._parts = []
+        self._buffered_bytes = 0
+        if self._carrier is not None:
+            self._carrier.resume()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def expect_more(self) -> None:
+        """Have the response end with a ``ResponseTimeoutError`` unless more of it arrives in time. For a listener."""
+        if self._carrier is not None:
+            self._carrier.expect(self._idle_s, "between_bytes")
+
+    def expect_nothing(self) -> None:
+        """Set no limit for the time being, since it is not the other side that is waited for. For a listener."""
+        if self._carrier is not None:
+            self._carrier.expect_nothing()
 
     def __aiter__(self) -> HttpResponse:
         return self

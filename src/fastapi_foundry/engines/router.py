@@ -23,9 +23,12 @@ from fastapi_foundry.engines.base import (
     NotedStream,
     Reply,
     ReplyStream,
+    TokenCount,
 )
+from fastapi_foundry.engines.breaker import BreakerState
 from fastapi_foundry.engines.catalog import Catalog, CatalogSource, DownloadProgress
-from fastapi_foundry.engines.routes import RouteTable
+from fastapi_foundry.engines.direct import DirectLine, DirectWay
+from fastapi_foundry.engines.routes import RouteTable, Target
 from fastapi_foundry.engines.way import RoutedEngine, Way
 from fastapi_foundry.errors import (
     ContextLengthExceededError,
@@ -43,6 +46,7 @@ from fastapi_foundry.settings import FOUNDRY, QUALIFIER, ModelRouteSettings
 __all__ = ["Router"]
 
 _LIST_S: Final = 1.5
+_MOST_NAMES: Final = 10_000
 # What another engine, or another model of a chain, may do better. A wrong request stays wrong everywhere.
 _WORTH_ANOTHER: Final = (
     EngineError,
@@ -78,6 +82,7 @@ class Router:
         self._patience_s = patience_s
         self._ready_s = ready_s
         self._clock = clock
+        self._names_of: dict[Target, tuple[list[ModelCard], tuple[str, ...]]] = {}
 
     @property
     def engines(self) -> Mapping[str, RoutedEngine]:
@@ -105,6 +110,43 @@ class Router:
             )
             for routed in self._engines.values()
         ]
+
+    def lane(self, model: str) -> tuple[str, int]:
+        """The queue that a model's requests stand in, by the engines that share its work now, and their places in all.
+
+        Names that lead to the same engine's same model share one.
+        """
+        try:
+            groups = self._table.groups(model)
+        except ModelNotFoundError:
+            return model, next(iter(self._engines.values())).places((model,))
+        group = groups[0]
+        if len(groups) > 1 and not self._any_usable(group):
+            group = next((other for other in groups[1:] if self._any_usable(other)), group)
+        if len(group) == 1:
+            names = self._names(group[0])
+            return names[0], self._engines[group[0].engine].places(names)
+        return model, sum(self._engines[target.engine].places(self._names(target)) for target in group)
+
+    def direct_way(self, model: str) -> DirectWay | None:
+        """The one engine of a model that needs no other name, and its line, where plain requests may use it now."""
+        try:
+            groups = self._table.groups(model)
+        except ModelNotFoundError:
+            return None
+        target = groups[0][0]
+        if len(groups) > 1 or len(groups[0]) > 1 or target.model != model:
+            return None
+        routed = self._engines[target.engine]
+        if routed.breaker.state is not BreakerState.CLOSED:
+            return None
+        line = routed.engine.direct_line()
+        name = routed.name if len(self._engines) > 1 else ""
+        return None if line is None else DirectWay(routed, line, name)
+
+    def direct_line(self) -> DirectLine | None:
+        """None of its own: see ``direct_way``."""
+        return None
 
     async def start(self) -> None:
         """Begin discovery and supervision of all in the background; returns at once."""
@@ -175,6 +217,25 @@ class Router:
             return reply if notes is reply.notes else replace(reply, notes=notes)
         raise way.failure
 
+    async def count_tokens(self, call: Call) -> TokenCount | None:
+        """How long the prompt is, by the first engine of the route that can tell; see ``Engine.count_tokens``.
+
+        A fallback is another model, which counts otherwise, so none is asked.
+        """
+        way = await self._way(call)
+        failure: EngineError | None = None
+        for target in self._table.groups(call.model)[0]:
+            try:
+                counted = await self._engines[target.engine].engine.count_tokens(way.call_for(target))
+            except EngineError as fact:
+                failure = failure or fact
+                continue
+            if counted is not None:
+                return counted
+        if failure is not None:
+            raise failure
+        return None
+
     @contextlib.asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[ReplyStream]:
         """Stream from the first target that begins to answer; see ``Engine.stream``."""
@@ -193,6 +254,27 @@ class Router:
                     raise
                 way.failed(target, fact)
         raise way.failure
+
+    def _any_usable(self, group: list[Target]) -> bool:
+        return any(self._engines[target.engine].allows() for target in group)
+
+    def _names(self, target: Target) -> tuple[str, ...]:
+        """What a target's model is called: qualified by its engine, and by id and alias as far as it is listed."""
+        known = self._names_of.get(target)
+        cards = self._table.cards[target.engine]
+        if known is not None and known[0] is cards:
+            return known[1]
+        model, alias = target.model, ""
+        for card in cards:
+            own = card.extra.get("alias")
+            if target.model in {card.id, own}:
+                model, alias = card.id, own if isinstance(own, str) else ""
+                break
+        names = (f"{target.engine}{QUALIFIER}{model}", model, alias)
+        if len(self._names_of) >= _MOST_NAMES:
+            self._names_of.clear()
+        self._names_of[target] = cards, names
+        return names
 
     async def _way(self, call: Call) -> Way:
         try:

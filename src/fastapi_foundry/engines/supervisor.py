@@ -34,6 +34,7 @@ logger = get_logger(__name__)
 
 # A killed process closes its sockets a moment before its parent hears of its end.
 _END_NOTICE_S: Final = 0.2
+_NOT_LOOKED: Final = "it has not been looked for yet"
 
 
 class Starter(Protocol):
@@ -81,7 +82,7 @@ class Supervisor:
         self._takes_gateways = takes_gateways
         self._policy = policy or RestartPolicy()
         self._clock = clock
-        self._status = EngineStatus(EngineState.ABSENT, url=base_url, reason="it has not been looked for yet")
+        self._status = EngineStatus(EngineState.ABSENT, url=base_url, reason=_NOT_LOOKED)
         self._kind = EngineKind.OPENAI
         self._version = ""
         self._gateway = ""
@@ -143,6 +144,10 @@ class Supervisor:
             status = self._status
             raise EngineUnavailableError(f"Foundry service unavailable: {status.reason}.", url=status.url)
         return self._status
+
+    async def first_look(self, timeout_s: float) -> None:
+        """Wait until an engine was found, ours is being started, or there is none; at most ``timeout_s`` seconds."""
+        await self._until(lambda: self._status.reason != _NOT_LOOKED, timeout_s)
 
     def report_lost(self, url: str) -> None:
         """Say that a request to ``url`` failed; the engine is then checked soon, once for all that report."""
@@ -346,7 +351,7 @@ class Supervisor:
     async def _pause(self, pause_s: float) -> None:
         """Wait between two looks around; shorter when somebody asks, though never a busy loop."""
         self._wanted.clear()
-        # One address costs nothing to try; a search costs some 50 ms of a core.
+        # One address costs nothing to try; a search costs some 15 ms of a core.
         await asyncio.sleep(self._policy.first_delay_s * (5 if self._base_url is None else 1))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):

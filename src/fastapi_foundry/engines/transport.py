@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 
 from fastapi_foundry.engines.base import NO_NOTES, Call, EngineState, EngineStatus, ModelCard, Notes, Reply
+from fastapi_foundry.engines.direct import DirectLine
 from fastapi_foundry.engines.http_client import (
     ConnectFailedError,
     ConnectionLostError,
@@ -23,6 +24,8 @@ from fastapi_foundry.engines.http_client import (
     HttpResponse,
     ResponseTimeoutError,
     Timeouts,
+    origin_of,
+    request_head,
 )
 from fastapi_foundry.engines.supervisor import Supervisor
 from fastapi_foundry.engines.via import Via
@@ -36,10 +39,11 @@ from fastapi_foundry.errors import (
 from fastapi_foundry.wire.errors import fact_from_error_event, fact_from_response
 from fastapi_foundry.wire.sse import first_frame_end
 
-__all__ = ["Ask", "Patience", "Transport", "model_cards"]
+__all__ = ["MAX_ANSWER_BYTES", "Ask", "Patience", "Transport", "early_error", "hidden_error", "model_cards"]
 
 _OK: Final = 200
-_MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+_CHAT_PATH: Final = "/v1/chat/completions"
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _MAX_ERROR_BYTES: Final = 1024 * 1024
 _MAX_FIRST_FRAME_BYTES: Final = 1024 * 1024
 _GET_TIMEOUT_S: Final = 1.0
@@ -115,6 +119,7 @@ class Transport:
         self._client = client
         self._headers = dict(headers or {})
         self._loading_until = 0.0
+        self._direct: tuple[str, DirectLine] | None = None
 
     @property
     def status(self) -> EngineStatus:
@@ -128,6 +133,30 @@ class Transport:
         """End supervision, stop what it started, close every connection."""
         await self.supervisor.aclose()
         await self._client.aclose()
+
+    def direct_line(self) -> DirectLine | None:
+        """See ``Engine.direct_line``."""
+        status = self.supervisor.status
+        if status.state is not EngineState.READY or status.url is None:
+            return None
+        if self._direct is None or self._direct[0] != status.url:
+            self._direct = (status.url, self._make_direct_line(status.url))
+        return self._direct[1]
+
+    def _make_direct_line(self, base_url: str) -> DirectLine:
+        url, headers = f"{base_url}{_CHAT_PATH}", {**self._headers, "content-type": "application/json"}
+        if self.via is not None:
+            headers["via"] = self.via.own
+        patience = self.patience
+        return DirectLine(
+            client=self._client,
+            origin=origin_of(url),
+            head=request_head("POST", url, headers),
+            whole=patience.timeouts(total_s=patience.answer_s),
+            stream=patience.timeouts(total_s=None),
+            fact=self.fact,
+            refusal=self._fact_from_answer,
+        )
 
     async def get(self, path: str) -> bytes:
         """What the engine answers there; bounded to about a second."""
@@ -157,12 +186,12 @@ class Transport:
         """The whole successful answer; what reports an error is raised as its fact."""
         response = await self.send(ask)
         try:
-            answer = await response.read(_MAX_ANSWER_BYTES)
+            answer = await response.read(MAX_ANSWER_BYTES)
         except HttpError as error:
             raise self.fact(error) from error
         finally:
             response.close()
-        if b'"error"' in answer[:64] and (fact := _hidden_error(answer)) is not None:
+        if (fact := hidden_error(answer)) is not None:
             raise fact
         return response, answer
 
@@ -264,9 +293,8 @@ class _Stream:
                 self._first += await self._next()
             except StopAsyncIteration:
                 break
-        if b'"error"' in self._first and (match := _ERROR_FRAME.match(self._first)):
-            end = first_frame_end(match[1])
-            raise fact_from_error_event(match[1] if end < 0 else match[1][:end])
+        if (fact := early_error(self._first)) is not None:
+            raise fact
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -332,8 +360,18 @@ def _rest_of(timeouts: Timeouts, spent_s: float) -> Timeouts:
     return Timeouts(timeouts.connect_s, left_s, left_s, left_s)
 
 
-def _hidden_error(answer: bytes) -> FoundryError | None:
-    """The fact behind an error that came with a status of 200."""
+def early_error(first: bytes) -> FoundryError | None:
+    """The fact behind a stream whose first event is an error, whatever the status said; None where it is none."""
+    if b'"error"' not in first or (match := _ERROR_FRAME.match(first)) is None:
+        return None
+    end = first_frame_end(match[1])
+    return fact_from_error_event(match[1] if end < 0 else match[1][:end])
+
+
+def hidden_error(answer: bytes) -> FoundryError | None:
+    """The fact behind an error that came with a status of 200; None where there is none."""
+    if b'"error"' not in answer[:64]:
+        return None
     try:
         document = orjson.loads(answer)
     except orjson.JSONDecodeError:

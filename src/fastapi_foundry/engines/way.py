@@ -13,9 +13,12 @@ from fastapi_foundry.engines.routes import Target
 from fastapi_foundry.errors import EngineUnavailableError, FoundryError, ModelLoadingError
 from fastapi_foundry.observability.logging import get_logger
 
-__all__ = ["RoutedEngine", "Way"]
+__all__ = ["MANY_PLACES", "RoutedEngine", "Way"]
 
 logger = get_logger(__name__)
+
+MANY_PLACES: Final = 1024
+"""For an engine that queues or batches by itself."""
 
 _LEAST_S: Final = 0.1
 
@@ -26,6 +29,7 @@ class RoutedEngine:
 
     Attributes:
         weight: Its share of the work among replicas.
+        places: How many requests of a model, by one of these names, it takes at the same time.
         active: Requests that are with it now.
         turn: Grows with each request, the slower the greater its weight; the engine with the lowest is next.
     """
@@ -33,6 +37,7 @@ class RoutedEngine:
     name: str
     engine: Engine
     weight: float = 1.0
+    places: Callable[[tuple[str, ...]], int] = lambda _names: MANY_PLACES
     breaker: Breaker = field(default_factory=Breaker)
     active: int = 0
     turn: float = 0.0

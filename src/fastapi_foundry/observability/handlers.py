@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,9 +50,12 @@ class RotatingFile:
             time.sleep(_LINE_S)
             self._broken_line = self._ends_within_line()
 
-    def write(self, lines: Iterable[bytes]) -> None:
+    def write(self, lines: Sequence[bytes]) -> None:
         """Append whole lines; raises ``OSError`` when the disk is full or the directory is gone."""
         self._follow()
+        if self._size + sum(map(len, lines)) <= self._max_bytes:
+            self._append(lines)
+            return
         pending: list[bytes] = []
         pending_size = 0
         for line in lines:
@@ -98,7 +101,7 @@ class RotatingFile:
         else:
             self._size = here.st_size
 
-    def _append(self, lines: list[bytes]) -> None:
+    def _append(self, lines: Sequence[bytes]) -> None:
         data = b"".join(lines)
         if not data:
             return

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Self
 
 from fastapi_foundry.observability import pipeline
 from fastapi_foundry.observability.context import request_id
-from fastapi_foundry.observability.records import ExceptionInfo, Kind, Record
+from fastapi_foundry.observability.records import GENERATION_TYPES, REQUEST_TYPES, ExceptionInfo, Kind
 from fastapi_foundry.observability.redaction import plain, redacted_field, redacted_text
 
 __all__ = ["Logger", "Timer", "get_logger"]
@@ -20,6 +20,7 @@ Mode = Literal["prod", "dev"]
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _SERVER_ERROR: Final = 500
 _CLIENT_ERROR: Final = 400
+_NOT_GIVEN: Final[Any] = object()
 _FAILED: Final = frozenset({"error", "failed", "failure"})
 
 
@@ -93,7 +94,12 @@ class Logger:
         """
         level = 40 if status_code >= _SERVER_ERROR else 30 if status_code >= _CLIENT_ERROR else 20
         own = {"method": method, "api_path": path, "status_code": status_code, "duration": duration}
-        self._log(level, "request", own | fields | own, "api_request")
+        types = None
+        if fields:
+            own = own | fields | own
+        elif type(method) is type(path) is str and type(status_code) is int and type(duration) is float:
+            types = REQUEST_TYPES
+        self._log(level, "request", own, "api_request", types)
 
     def log_model_operation(
         self,
@@ -102,6 +108,12 @@ class Logger:
         status: str,
         duration: float,
         tokens_generated: int | None = None,
+        *,
+        input_tokens: int | None = _NOT_GIVEN,
+        output_tokens: int | None = _NOT_GIVEN,
+        generation_time: float | None = _NOT_GIVEN,
+        first_byte_time: float | None = _NOT_GIVEN,
+        user_id: str | None = _NOT_GIVEN,
         **fields: Any,
     ) -> None:
         """A model was loaded, unloaded, downloaded or generated with.
@@ -112,12 +124,40 @@ class Logger:
             status: ``begin``, ``ok``, ...; ``error`` and ``failed`` make an error record.
             duration: Seconds; 0 at the beginning.
             tokens_generated: Tokens of the answer, for a generation.
+            input_tokens: Tokens of the prompt.
+            output_tokens: Tokens of the answer.
+            generation_time: Seconds that the engine was busy.
+            first_byte_time: Seconds until the first byte; None if nobody looked.
+            user_id: The id of the key that asked; None where none is needed.
             fields: More about it.
         """
-        own: dict[str, Any] = {"model_id": model_id, "operation": operation, "status": status, "duration": duration}
-        if tokens_generated is not None:
-            own["tokens_generated"] = tokens_generated
-        self._log(40 if status in _FAILED else 20, "model operation", own | fields | own, "model_operation")
+        own: dict[str, Any] = {
+            "model_id": model_id,
+            "operation": operation,
+            "status": status,
+            "duration": duration,
+            "tokens_generated": tokens_generated,
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+            "generation_time": generation_time,
+            "first_byte_time": first_byte_time,
+            "user_id": user_id,
+        }
+        types = None
+        if (
+            not fields
+            and type(model_id) is type(operation) is type(status) is str
+            and type(duration) is type(generation_time) is float
+            and type(tokens_generated) is type(input_tokens) is type(output_tokens) is int
+            and (first_byte_time is None or type(first_byte_time) is float)
+            and (user_id is None or type(user_id) is str)
+        ):
+            types = GENERATION_TYPES
+        else:
+            if tokens_generated is None:
+                del own["tokens_generated"]
+            own = {name: value for name, value in own.items() if value is not _NOT_GIVEN} | fields
+        self._log(40 if status in _FAILED else 20, "model operation", own, "model_operation", types)
 
     def timer(self, name: str, /, **fields: Any) -> Timer:
         """``with logger.timer("store scanned", models=3):`` logs ``name`` at info with its duration in seconds.
@@ -134,23 +174,29 @@ class Logger:
             return logging.getLogger(self._name).isEnabledFor(level)
         return level >= writer.lowest[self._mode]
 
-    def _log(self, level: int, message: str, fields: dict[str, Any], kind: Kind = "") -> None:
+    def _log(
+        self, level: int, message: str, fields: dict[str, Any], kind: Kind = "", types: tuple[type, ...] | None = None
+    ) -> None:
         writer = pipeline.active()
         if writer is None:
             _log_unconfigured(self._name, level, message, fields)
             return
         if level < writer.lowest[self._mode]:
             return
-        exception = _exception_info(fields.pop("exc_info", None)) if "exc_info" in fields else None
-        request = fields.pop("request_id", None) if "request_id" in fields else request_id.get()
-        for value in fields.values():
-            if type(value) not in _SCALARS:
-                fields = {name: plain(each) for name, each in fields.items()}
-                break
+        exception = _exception_info(fields.pop("exc_info")) if "exc_info" in fields else None
+        request = fields.pop("request_id") if "request_id" in fields else request_id.get()
+        if request is not None and type(request) is not str:
+            request = str(request)
+        if type(message) is not str:
+            message = str(plain(message))
+        if types is None:
+            types = (*map(type, fields.values()),)
+            if not _SCALARS.issuperset(types):
+                fields, types = {name: plain(value) for name, value in fields.items()}, ()
         place = _caller() if writer.verbose or self._mode == "dev" else None
-        text = message if type(message) is str else str(plain(message))
-        request = None if request is None else str(request)
-        writer.submit(Record(time.time(), level, self._name, text, fields, request, exception, place, kind, self._mode))
+        writer.submit(
+            (time.time(), level, self._name, message, fields, request, exception, place, kind, self._mode, types)
+        )
 
 
 class Timer:

@@ -17,7 +17,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from fastapi_foundry.observability.handlers import Console, RotatingFile
-from fastapi_foundry.observability.records import Event, Record, as_event, as_json_line, as_text_line
+from fastapi_foundry.observability.lines import ShortWay
+from fastapi_foundry.observability.records import Event, Record, RecordItems, as_event, as_json_line, as_text_line
+from fastapi_foundry.observability.shapes import Files
 
 __all__ = ["Pipeline", "Route", "Thresholds", "activate", "active", "deactivate"]
 
@@ -29,7 +31,10 @@ _CLOSE_TIMEOUT_S: Final = 5.0
 
 
 class Route(NamedTuple):
-    """A file, the records that belong there, and whether as JSON or as text."""
+    """A file, the records that belong there, and whether as JSON or as text.
+
+    ``takes`` judges by what comes again: logger, level, message, kind and mode.
+    """
 
     file: RotatingFile
     takes: Callable[[Record], bool]
@@ -81,7 +86,14 @@ class Pipeline:
             "dev": Console(verbose=True, colour=colour),
             "prod": Console(verbose=False, colour=False),
         }
-        self._queue: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        # What the lines of one batch are gathered in, for each file.
+        self._lines: tuple[list[bytes], ...] = tuple([] for _ in self._routes)
+        self._short_way = ShortWay(process, self._pid, self._files)
+        # A list, since adding to one and cutting its beginning off are each done at once, and cost a quarter of what
+        # a queue's put and get do. The queue beside it is there to wake the writer; signal handlers may use both.
+        self._waiting: list[RecordItems] = []
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asleep = False
         self._drops = threading.Lock()
         self._dropped = 0
         self._dropped_said = 0
@@ -94,18 +106,21 @@ class Pipeline:
         """Records that found no place in the queue, or that no file took, since the start."""
         return self._dropped
 
-    def submit(self, record: Record) -> None:
+    def submit(self, record: RecordItems) -> None:
         """Hand a record over; never waits, never raises."""
-        if self._queue.qsize() >= self._capacity:
+        if len(self._waiting) >= self._capacity:
             self._count_dropped(1)
-        else:
-            self._queue.put(record)
+            return
+        self._waiting.append(record)
+        if self._asleep:
+            self._asleep = False
+            self._wake.put(None)
 
     def close(self) -> None:
         """Write what waits, then close the files; waits 5 s at the most."""
         if not self._closing.is_set():
             self._closing.set()
-            self._queue.put(None)
+            self._wake.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join(_CLOSE_TIMEOUT_S)
 
@@ -114,55 +129,50 @@ class Pipeline:
             self._dropped += count
 
     def _run(self) -> None:
-        ended = False
-        while not ended:
-            first = self._queue.get()
-            if first is not None:
-                self._closing.wait(_GATHER_S)
-            batch, ended = self._drain(first)
-            try:
-                self._write(batch)
-            except Exception as error:  # noqa: BLE001 - the writer must outlive any record; what is lost is counted
-                self._count_dropped(len(batch))
-                self._complain(error)
+        while not self._closing.is_set():
+            self._sleep()
+            self._closing.wait(_GATHER_S)
+            self._write_waiting()
+        # What came after the end was asked for still counts.
+        while self._waiting:
+            self._write_waiting()
         for route in self._routes:
             route.file.close()
 
-    def _drain(self, first: Record | None) -> tuple[list[Record], bool]:
-        batch: list[Record] = []
-        item = first
-        while item is not None:
-            batch.append(item)
-            if len(batch) >= _BATCH_RECORDS:
-                return batch, False
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return batch, False
-        # What came after the end was asked for still counts.
-        while True:
-            try:
-                late = self._queue.get_nowait()
-            except queue.Empty:
-                return batch, True
-            if late is not None:
-                batch.append(late)
+    def _sleep(self) -> None:
+        """Until there is a record, or the end."""
+        self._asleep = True
+        # A record is added before it is asked who sleeps, and here it is the other way round: none is overlooked.
+        if not self._waiting:
+            self._wake.get()
+        self._asleep = False
 
-    def _write(self, batch: list[Record]) -> None:
+    def _write_waiting(self) -> None:
+        batch = self._waiting[:_BATCH_RECORDS]
+        del self._waiting[: len(batch)]
+        try:
+            self._write(batch)
+        except Exception as error:  # noqa: BLE001 - the writer must outlive any record; what is lost is counted
+            self._count_dropped(len(batch))
+            for lines in self._lines:
+                lines.clear()
+            self._complain(error)
+
+    def _write(self, batch: list[RecordItems]) -> None:
         if self._dropped > self._dropped_said:
             batch.append(self._drop_report())
-        lines: list[list[bytes]] = [[] for _ in self._routes]
         shown: dict[str | None, list[Event]] = {}
-        for record in batch:
-            event = as_event(record, self._process, self._pid)
-            levels = self._thresholds[record.mode]
-            if record.level >= levels.file:
-                self._distribute(record, event, lines)
-            if record.level >= levels.console:
-                shown.setdefault(record.mode, []).append(event)
-        for route, text in zip(self._routes, lines, strict=True):
-            if text:
-                self._write_file(route.file, text)
+        for items in batch:
+            try:
+                if not self._short_way.add(items):
+                    self._add(Record._make(items), shown)
+            except Exception as error:  # noqa: BLE001 - a record that cannot be shown takes no other one with it
+                self._count_dropped(1)
+                self._complain(error)
+        for route, lines in zip(self._routes, self._lines, strict=True):
+            if lines:
+                self._write_file(route.file, lines)
+                lines.clear()
         for mode, events in shown.items():
             try:
                 self._consoles[mode].write(events)
@@ -170,17 +180,33 @@ class Pipeline:
                 self._consoles.pop(mode)
                 self._consoles[mode] = _NoConsole(verbose=False, colour=False)
 
-    def _distribute(self, record: Record, event: Event, lines: list[list[bytes]]) -> None:
-        text: bytes | None = None
-        for route, into in zip(self._routes, lines, strict=True):
-            if not route.takes(record):
-                continue
-            if route.structured:
-                into.append(as_json_line(event))
-            else:
+    def _add(self, record: Record, shown: dict[str | None, list[Event]]) -> None:
+        event = as_event(record, self._process, self._pid)
+        levels = self._thresholds[record.mode]
+        if record.level >= levels.file:
+            text: bytes | None = None
+            for route, lines in zip(self._routes, self._lines, strict=True):
+                if not route.takes(record):
+                    continue
+                if route.structured:
+                    lines.append(as_json_line(event))
+                    continue
                 if text is None:
                     text = as_text_line(event).encode("utf-8", "backslashreplace")
-                into.append(text)
+                lines.append(text)
+        if record.level >= levels.console:
+            shown.setdefault(record.mode, []).append(event)
+
+    def _files(self, record: Record) -> Files | None:
+        """Where a record goes; None if not into files, or not into files alone."""
+        levels = self._thresholds[record.mode]
+        if not levels.file <= record.level < levels.console:
+            return None
+        takers = [pair for pair in zip(self._routes, self._lines, strict=True) if pair[0].takes(record)]
+        return Files(
+            tuple(lines for route, lines in takers if not route.structured),
+            tuple(lines for route, lines in takers if route.structured),
+        )
 
     def _write_file(self, file: RotatingFile, lines: list[bytes]) -> None:
         try:

@@ -14,7 +14,24 @@ import orjson
 from fastapi_foundry.errors import FoundryError
 from fastapi_foundry.observability.redaction import redacted, redacted_ends, redacted_field, redacted_text
 
-__all__ = ["LEVEL_NAMES", "Event", "ExceptionInfo", "Record", "as_event", "as_json_line", "as_text_line"]
+__all__ = [
+    "GENERATION_TYPES",
+    "LEVEL_NAMES",
+    "REQUEST_TYPES",
+    "Event",
+    "ExceptionInfo",
+    "Record",
+    "RecordItems",
+    "as_event",
+    "as_json_line",
+    "as_text_line",
+    "field_name",
+    "is_own_id",
+    "one_line",
+    "text_time",
+    "timestamp",
+    "value_in_text",
+]
 
 ExceptionInfo = (
     tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None] | BaseException | None
@@ -34,7 +51,7 @@ _OWN: Final = frozenset(
     {"timestamp", "ms", "level", "logger", "message", "process", "pid", "place", "exception", "error_context"}
 )
 _SPECIAL: Final = _OWN | {"api_path", "duration"}
-_is_own_id: Final = re.compile(r"req_[0-9a-f]{1,32}\Z").match
+is_own_id: Final = re.compile(r"req_[0-9a-f]{1,32}\Z").match
 _MAX_TRACEBACK: Final = 32_768  # characters
 _JSON_INTEGER_BITS: Final = 63
 
@@ -43,7 +60,8 @@ class Record(NamedTuple):
     """What the caller's thread hands to the writer's.
 
     ``created`` is seconds since 1970; ``fields`` hold plain values; ``place`` is ``file.py:12`` in dev mode;
-    ``mode`` is the one of a logger that has its own.
+    ``mode`` is the one of a logger that has its own; ``types`` are those of the fields' values, or empty where there
+    are fields of other kinds than texts, numbers and None, or nobody looked.
     """
 
     created: float
@@ -56,6 +74,28 @@ class Record(NamedTuple):
     place: str | None = None
     kind: Kind = ""
     mode: str | None = None
+    types: tuple[type, ...] = ()
+
+
+# The same as it waits in the queue: making a named tuple costs the caller 0.3 µs more.
+RecordItems = tuple[
+    float,
+    int,
+    str,
+    str,
+    dict[str, Any],
+    str | None,
+    ExceptionInfo,
+    str | None,
+    Kind,
+    str | None,
+    tuple[type, ...],
+]
+
+# The two records that each request leaves behind have these very tuples as their ``types`` where they hold nothing but
+# their own fields, of these types, and nothing else has them; a generation's first byte and user may be None.
+REQUEST_TYPES: Final[tuple[type, ...]] = (str, str, int, float)
+GENERATION_TYPES: Final[tuple[type, ...]] = (str, str, str, float, int, int, int, float, float, str)
 
 
 def as_event(record: Record, process: str, pid: int) -> Event:
@@ -66,7 +106,7 @@ def as_event(record: Record, process: str, pid: int) -> Event:
     """
     seconds = int(record.created)
     event: Event = {
-        "timestamp": _timestamp(seconds),
+        "timestamp": timestamp(seconds),
         "ms": int((record.created - seconds) * 1000),
         "level": LEVEL_NAMES.get(record.level) or level_name(record.level),
         "logger": record.logger,
@@ -76,10 +116,10 @@ def as_event(record: Record, process: str, pid: int) -> Event:
     }
     if record.request_id is not None:
         # A client may choose it, and may put anything there; each of ours differs, which no cache would help with.
-        event["request_id"] = record.request_id if _is_own_id(record.request_id) else redacted_text(record.request_id)
+        event["request_id"] = record.request_id if is_own_id(record.request_id) else redacted_text(record.request_id)
     for name, value in record.fields.items():
         shown, safe = redacted_field(name, value)
-        event[_field_name(shown, value, record.kind) if shown in _SPECIAL else shown] = safe
+        event[field_name(shown, value, record.kind) if shown in _SPECIAL else shown] = safe
     if record.place is not None:
         event["place"] = record.place
     if record.exception is not None:
@@ -108,21 +148,27 @@ def as_text_line(event: Event) -> str:
     Control characters are escaped, so no message can pretend to be another record or steer a terminal.
     """
     parts = [
-        f"{event['timestamp'][:-1]}.{event['ms']:03d}Z {event['level']:<8} {event['logger']}:",
-        _one_line(event["message"]),
+        f"{text_time(event['timestamp'], event['ms'])} {event['level']:<8} {event['logger']}:",
+        one_line(event["message"]),
     ]
-    parts.extend(f"{_one_line(name)}={_shown(value)}" for name, value in event.items() if name not in _OWN)
+    parts.extend(f"{one_line(name)}={value_in_text(value)}" for name, value in event.items() if name not in _OWN)
     if "place" in event:
         parts.append(f"({event['place']})")
     if "error_context" in event:
-        parts.append(f"error_context={_shown(event['error_context'])}")
+        parts.append(f"error_context={value_in_text(event['error_context'])}")
     line = " ".join(parts) + "\n"
     if "exception" in event:
-        line += "".join(f"    {_one_line(row)}\n" for row in event["exception"].splitlines())
+        line += "".join(f"    {one_line(row)}\n" for row in event["exception"].splitlines())
     return line
 
 
-def _field_name(name: str, value: object, kind: Kind) -> str:
+def text_time(stamp: str, milliseconds: int) -> str:
+    """A record's time as text lines have it, from its ``timestamp`` and ``ms``."""
+    return f"{stamp[:-1]}.{milliseconds:03d}Z"
+
+
+def field_name(name: str, value: object, kind: Kind) -> str:
+    """The name itself, or with an underscore where a record of that kind says something else by it."""
     if name in _OWN or (name == "api_path" and kind != "api_request"):
         return name + "_"
     if name == "duration" and (isinstance(value, bool) or not isinstance(value, int | float)):
@@ -148,29 +194,31 @@ def _plain_text(value: object) -> object:
 _last_timestamp: tuple[int, str] = (0, "1970-01-01T00:00:00Z")
 
 
-def _timestamp(seconds: int) -> str:
-    """Most records share their second with the one before."""
+def timestamp(seconds: int) -> str:
+    """``YYYY-MM-DDTHH:MM:SSZ``; most records share their second with the one before."""
     global _last_timestamp  # noqa: PLW0603 - one tuple, replaced as a whole; only the writer's thread comes here
     if _last_timestamp[0] != seconds:
         _last_timestamp = (seconds, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)))
     return _last_timestamp[1]
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """``text`` with its control characters escaped."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def _shown(value: object) -> str:
+def value_in_text(value: object) -> str:
+    """A field's value in a text line."""
     if isinstance(value, str):
         if value and value.isprintable() and " " not in value and '"' not in value and "=" not in value:
             return value
-        return '"' + _one_line(value).replace('"', '\\"') + '"'
+        return '"' + one_line(value).replace('"', '\\"') + '"'
     if isinstance(value, float):
         return f"{value:.6g}" if abs(value) < 1e6 else repr(value)  # noqa: PLR2004 - microseconds are enough
     if isinstance(value, dict | list):
-        return _one_line(as_json_line({"": value}).decode()[4:-2])
+        return one_line(as_json_line({"": value}).decode()[4:-2])
     return str(value)
 
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastapi_foundry.security.keys import ApiKey, KeyLimits
 from fastapi_foundry.security.scopes import Scope
 from fastapi_foundry.security.sessions import Session
 from fastapi_foundry.storage.audit import AuditEntry, write_entry
-from fastapi_foundry.storage.database import Database
+from fastapi_foundry.storage.database import AsyncConnection, Database
 from fastapi_foundry.storage.epochs import EpochReader, raise_epoch
 from fastapi_foundry.storage.tables import api_keys, sessions
 
@@ -36,6 +35,10 @@ class KeyStore:
     async def epoch(self) -> str:
         """A word that is another one after every change of a key or a session, whichever process makes it."""
         return await self._epoch.read()
+
+    def known_epoch(self) -> str | None:
+        """As ``epoch``, where it can be told at once; None means that it has to be asked for."""
+        return self._epoch.known()
 
     def close(self) -> None:
         """Let go of the database before it is closed."""

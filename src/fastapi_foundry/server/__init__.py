@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi_foundry.server.running import serve
+from fastapi_foundry.server.launch import serve
 
 __all__ = ["serve"]

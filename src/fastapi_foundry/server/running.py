@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -23,15 +22,15 @@ from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.server import HANDLED_SIGNALS
 
-from fastapi_foundry import __version__
 from fastapi_foundry.app import create_app
 from fastapi_foundry.bootstrap import access_policy, build_services
-from fastapi_foundry.engines.openai_http import require_reachable
-from fastapi_foundry.engines.process import bind_first_free
+from fastapi_foundry.engines.foundry_local import FoundryLocalEngine
 from fastapi_foundry.errors import FoundryError
-from fastapi_foundry.observability.logging import configure_logging, get_logger
+from fastapi_foundry.observability.logging import get_logger
 from fastapi_foundry.security.key_store import KeyStore
 from fastapi_foundry.server.connections import Connections, Seat
+from fastapi_foundry.server.express import ExpressProtocol
+from fastapi_foundry.server.express_desk import ExpressDesk, express_desk
 from fastapi_foundry.server.protocol import BoundedProtocol
 from fastapi_foundry.server.tls import CertificateFiles
 from fastapi_foundry.server.tls_listener import TlsListener
@@ -42,7 +41,7 @@ from fastapi_foundry.services.stopping import Stopping
 from fastapi_foundry.settings import Settings
 from fastapi_foundry.storage.database import open_database
 
-__all__ = ["GatewayServer", "serve"]
+__all__ = ["GatewayServer", "run"]
 
 logger = get_logger(__name__)
 
@@ -50,58 +49,40 @@ _BACKSTOP_S: Final = 2.0  # what interrupted streams get to say their last words
 # What the system holds of an answer beyond what is on its way: 3.5 MB were measured otherwise, for each client that
 # does not read, and as much has to be read before it counts as progress.
 _UNSENT_BYTES: Final = 131_072
-_SPARE_FILES: Final = 1024  # log files, pipes to the service, sockets of refused connections
 
 
-def serve(
+async def run(
     settings: Settings,
-    ready: Callable[[str], None],
+    sock: socket.socket,
     *,
-    config_path: Path | None = None,
-    warn: Callable[[str], None] | None = None,
+    foundry: FoundryLocalEngine,
+    ready: Callable[[], None],
+    certificate: CertificateFiles | None = None,
     show_key: Callable[[NewKey], None] | None = None,
 ) -> None:
-    """Run the gateway in this thread until SIGINT or SIGTERM; blocks.
+    """Serve the application until SIGINT or SIGTERM.
 
     Args:
         settings: Everything that can be set.
-        ready: Called with the base URL, such as ``http://127.0.0.1:9696``, once connections are accepted.
-        config_path: The configuration file in use, for a service that has to be started with the same.
-        show_key: Shows the first admin key, where one has to be made; None where nobody would see it.
-        warn: Told what whoever starts the gateway should know, before ``ready``; the log has it too.
-
-    Raises:
-        PortUnavailableError: When no port that the settings allow is free.
-        ConfigurationError: When an engine that is required cannot be reached, the certificate is not usable, or a key
-            is needed that nobody has and that cannot be shown.
-        StorageError: When the database cannot be used.
+        sock: Listens already.
+        foundry: Started already, or not; it is closed at the end.
+        ready: Called once connections are accepted.
+        certificate: With it connections speak TLS.
+        show_key: As for ``launch.serve``, which has the errors too.
     """
-    certificate = CertificateFiles(settings.tls) if settings.tls.enabled else None
-    if settings.engines:
-        asyncio.run(require_reachable(settings.engines, settings.foundry_ai))
-    with _bind(settings) as sock:
-        port = sock.getsockname()[1]
-        with configure_logging(settings.logging, home=settings.home, process="gateway"):
-            _allow_many_files(4 * settings.http_limits.max_connections + _SPARE_FILES)
-            url = _url(settings.fastapi_server.host, port, secure=certificate is not None)
-            asyncio.run(_ensure_first_key(settings, show_key))
-            services = build_services(settings, config_path=config_path)
-            app = create_app(settings, services)
-            server = GatewayServer(
-                app,
-                settings,
-                stopping=services.stopping,
-                ready=lambda: ready(url),
-                certificate=certificate,
-                failure=lambda: getattr(app.state, "start_failure", None),
-            )
-            for warning in certificate.current.warnings if certificate is not None else ():
-                logger.warning("certificate is questionable", error=warning)
-                if warn is not None:
-                    warn(warning)
-            logger.info("gateway starting", version=__version__, port=port, url=url)
-            server.run(sockets=[sock])
-            logger.info("gateway stopped", version=__version__, port=port)
+    await _ensure_first_key(settings, show_key)
+    services = build_services(settings, foundry=foundry)
+    app = create_app(settings, services)
+    server = GatewayServer(
+        app,
+        settings,
+        stopping=services.stopping,
+        ready=ready,
+        certificate=certificate,
+        failure=lambda: getattr(app.state, "start_failure", None),
+        desk=express_desk(services.express, settings),
+    )
+    await server.serve(sockets=[sock])
 
 
 async def _ensure_first_key(settings: Settings, show: Callable[[NewKey], None] | None) -> None:
@@ -127,6 +108,7 @@ class GatewayServer(uvicorn.Server):
         ready: Called once connections are accepted.
         certificate: With it connections speak TLS.
         failure: Why the application did not start, where that is a fact.
+        desk: With it plain chat requests go the express way.
     """
 
     def __init__(
@@ -138,9 +120,11 @@ class GatewayServer(uvicorn.Server):
         ready: Callable[[], None],
         certificate: CertificateFiles | None = None,
         failure: Callable[[], FoundryError | None] = lambda: None,
+        desk: ExpressDesk | None = None,
     ) -> None:
         super().__init__(_uvicorn_config(app, settings))
         self._failure = failure
+        self._desk = desk
         self.bounds = Connections(settings.http_limits)
         self._stopping = stopping
         self._grace_s = settings.fastapi_server.shutdown_timeout_s
@@ -211,33 +195,10 @@ class GatewayServer(uvicorn.Server):
         return TlsListener(sock, connections=self.bounds, context=lambda: certificate.context, make=self._protocol)
 
     def _protocol(self, seat: Seat | None = None) -> BoundedProtocol:
-        return BoundedProtocol(
-            self.config, self.server_state, self.lifespan.state, self._loop, connections=self.bounds, seat=seat
-        )
-
-
-def _bind(settings: Settings) -> socket.socket:
-    server, ports = settings.fastapi_server, settings.port_management
-    if ports.conflict_resolution == "fail" or not ports.auto_find_free_port:
-        return bind_first_free(server.host, server.port, 1, 0)
-    return bind_first_free(server.host, server.port, ports.port_range_start, ports.port_range_end)
-
-
-def _allow_many_files(wanted: int) -> None:
-    """Use as many file descriptors as are wanted and the system lets us; every open stream takes two."""
-    if sys.platform != "win32":
-        import resource  # noqa: PLC0415 - does not exist on Windows
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _url(host: str, port: int, *, secure: bool) -> str:
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared with, not bound to
-        host = "127.0.0.1"
-    return f"http{'s' if secure else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+        parts = (self.config, self.server_state, self.lifespan.state, self._loop)
+        if self._desk is None:
+            return BoundedProtocol(*parts, connections=self.bounds, seat=seat)
+        return ExpressProtocol(*parts, connections=self.bounds, seat=seat, desk=self._desk)
 
 
 def _has_terminal() -> bool:

@@ -6,7 +6,7 @@ import hmac
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from fastapi_foundry.errors import AuthenticationError, ForbiddenError
 from fastapi_foundry.observability.logging import get_logger
@@ -17,7 +17,7 @@ from fastapi_foundry.security.principal import LOCAL, Principal
 from fastapi_foundry.security.scopes import Scope
 from fastapi_foundry.security.sessions import Session, hash_secret
 
-__all__ = ["AccessPolicy", "AccessService", "Credentials"]
+__all__ = ["AccessPolicy", "AccessService", "Credentials", "Recognition"]
 
 logger = get_logger(__name__)
 
@@ -64,6 +64,22 @@ class Credentials:
     token: str | None = None
     session: str | None = None
     from_elsewhere: bool = False
+
+
+class Recognition(NamedTuple):
+    """Who somebody was found to be.
+
+    Attributes:
+        key: What he showed; None where nothing was needed.
+        epoch: The state of all keys that this is from.
+    """
+
+    principal: Principal
+    key: ApiKey | None = None
+    epoch: str = ""
+
+
+_NOBODY: Final = Recognition(LOCAL)
 
 
 class AccessService:
@@ -122,6 +138,37 @@ class AccessService:
                 return found
         # Clients of other servers send a key because they must send something.
         return None if demanded else LOCAL
+
+    def recognise(self, token: str | None, *, from_elsewhere: bool) -> Recognition | None:
+        """Who sends a request with no session, where that can be told at once; None means that it takes another look.
+
+        A change of a key is seen as by ``principal_for``.
+        """
+        demanded = self._policy.demands_key(from_elsewhere=from_elsewhere)
+        if token is None:
+            return None if demanded else _NOBODY
+        if not demanded and not looks_like_key(token):
+            return _NOBODY
+        if self._epoch is None or self._store.known_epoch() != self._epoch:
+            return None
+        found = self._ring.find(token)
+        if found is None:
+            return None
+        recognition = Recognition(found[1], found[0], self._epoch)
+        return recognition if self.still_knows(recognition) else None
+
+    def still_knows(self, recognition: Recognition) -> bool:
+        """Whether that one is still who he was, and may still come in; else he has to be looked at again."""
+        key = recognition.key
+        if key is None:
+            return True
+        if self._store.known_epoch() != recognition.epoch:
+            return False
+        now = self._now_us()
+        if key.status(now) != "active":
+            return False
+        self._used[key.id] = now
+        return True
 
     async def check_csrf(self, credentials: Credentials, token: str) -> None:
         """Refuse a change that a browser's session asks for without the token that only our own page knows.

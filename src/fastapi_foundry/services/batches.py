@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from fastapi_foundry.errors import FoundryError, InvalidInputError
 from fastapi_foundry.security.principal import LOCAL, Principal
+from fastapi_foundry.services.admission import Priority
 from fastapi_foundry.services.inference import GenerationEnd, InferenceService
 from fastapi_foundry.services.limit_tickets import FREE_TICKET, FreeTicket, Ticket
+from fastapi_foundry.services.turns import Wish
 from fastapi_foundry.wire.native import GenerateRequest
 
 __all__ = ["BatchesService"]
@@ -61,7 +63,7 @@ class BatchesService:
                     if (refusal := ticket.budget_refusal()) is not None:
                         raise refusal
                     results[index] = await self._inference.generate(
-                        request, request_id=f"{request_id}-{index}", principal=principal
+                        request, request_id=f"{request_id}-{index}", principal=principal, wish=Wish(Priority.LOW)
                     )
                 except FoundryError as fact:
                     results[index] = fact

@@ -78,6 +78,15 @@ class Budgets:
         total = self._totals.get(name)
         return total is not None and total.known
 
+    def has_room(self, name: str, limits: tuple[int | None, int | None], day: int) -> bool:
+        """Whether it is known that there is something left of a day and a month; ``day`` is today, since 1970."""
+        total = self._totals.get(name)
+        if total is None or not total.known or total.day != day:
+            return False
+        spent = total.today + total.writing + total.live + total.in_flight
+        daily, monthly = limits
+        return (daily is None or spent < daily) and (monthly is None or total.past + spent < monthly)
+
     def reached(self, name: str, limits: tuple[int | None, int | None], *, passed: bool) -> bool:
         """Whether that one has used all that it may of a day or a month, or more (``passed``)."""
         total = self._totals.get(name)

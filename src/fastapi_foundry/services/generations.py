@@ -15,6 +15,7 @@ from fastapi_foundry.errors import (
     LimitExceededError,
     ModelNotFoundError,
     QueueFullError,
+    QueueTimeoutError,
 )
 from fastapi_foundry.observability.logging import get_logger
 from fastapi_foundry.security.principal import Principal
@@ -75,6 +76,7 @@ class Generation:
         content_frames: Frames with text that the client has got.
         status: ``ok``, ``failed``, ``refused`` (the request is at fault), ``limited`` or ``cancelled``.
         first_byte_s: Seconds until the first byte of a stream.
+        cache: What the cache of answers had to do with it; empty where it was not used.
     """
 
     principal: Principal
@@ -87,6 +89,18 @@ class Generation:
     content_frames: int = 0
     status: str = "failed"
     first_byte_s: float | None = None
+    cache: str = ""
+
+    def ended_by(self, error: BaseException) -> None:
+        """Note what kind of end ``error`` makes."""
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self.status = "cancelled"
+        elif isinstance(error, LimitExceededError):
+            self.status = "limited"
+        elif isinstance(
+            error, InvalidInputError | ModelNotFoundError | QueueFullError | QueueTimeoutError | ForbiddenError
+        ):
+            self.status = "refused"
 
     def tokens(self) -> tuple[int, int]:
         """Tokens of the prompt and of the completion: the engine's figures, or what was seen where it gave none.
@@ -129,28 +143,34 @@ class Generations:
         model = model_id if self._is_known(model_id) else UNKNOWN_MODEL
         self._usage.record(Use(principal.key_id, model, 0, 0, 0.0, failed=True))
 
+    def begin(self, principal: Principal, model_id: str, path: str, parsed: Mapping[str, Any]) -> Generation:
+        """Open the books for one generation; ``conclude`` has to follow."""
+        return Generation(principal, model_id, path, parsed, self._clock(), self._limits.meter(principal))
+
+    def elapsed_s(self, generation: Generation) -> float:
+        """Seconds since it began."""
+        return self._clock() - generation.begun
+
     @contextmanager
     def recorded(
         self, principal: Principal, model_id: str, path: str, parsed: Mapping[str, Any]
     ) -> Iterator[Generation]:
         """Log and count what becomes of what happens inside."""
-        generation = Generation(principal, model_id, path, parsed, self._clock())
-        generation.meter = self._limits.meter(principal)
+        generation = self.begin(principal, model_id, path, parsed)
         try:
             yield generation
-        except (asyncio.CancelledError, GeneratorExit):
-            generation.status = "cancelled"
-            raise
-        except LimitExceededError:
-            generation.status = "limited"
-            raise
-        except (InvalidInputError, ModelNotFoundError, QueueFullError, ForbiddenError):
-            generation.status = "refused"
+        except BaseException as error:
+            generation.ended_by(error)
             raise
         finally:
-            self._conclude(generation)
+            self.conclude(generation)
 
-    def _conclude(self, generation: Generation) -> None:
+    def conclude(self, generation: Generation, *, request_id: str | None = None) -> None:
+        """Log and count what became of it, once.
+
+        Args:
+            request_id: For the log, where this is no task of the request's own.
+        """
         duration = self._clock() - generation.begun
         prompt, completion = generation.tokens()
         model = generation.model_id
@@ -161,6 +181,9 @@ class Generations:
         self._limits.spend(generation.principal, prompt + completion)
         if generation.meter is not None:
             generation.meter.settle()
+        of: dict[str, Any] = {} if request_id is None else {"request_id": request_id}
+        if generation.cache:
+            of["cache"] = generation.cache
         logger.log_model_operation(
             model_id=generation.model_id,
             operation="embed" if generation.path.endswith("/embeddings") else "generate",
@@ -172,6 +195,7 @@ class Generations:
             generation_time=duration,
             first_byte_time=generation.first_byte_s,
             user_id=generation.principal.key_id,
+            **of,
         )
 
 

@@ -18,6 +18,7 @@ from fastapi_foundry.errors import FoundryError
 from fastapi_foundry.services.inference import InferenceService
 from fastapi_foundry.services.models import ModelsService
 from fastapi_foundry.services.stopping import Stopping
+from fastapi_foundry.services.turns import Wish
 from fastapi_foundry.wire.native import GenerateRequest
 
 __all__ = ["CheckOutcome", "Health", "HealthLevel", "HealthService", "HealthStatus"]
@@ -158,7 +159,7 @@ class HealthService:
         request = GenerateRequest(prompt="Hi", max_tokens=1, temperature=0.0)
         try:
             async with asyncio.timeout(_MODEL_TIMEOUT_S):
-                await self._inference.generate(request, request_id="health")
+                await self._inference.generate(request, request_id="health", wish=Wish(cache="off"))
             outcome = CheckOutcome(passed=True, duration=self._clock() - begun)
         except TimeoutError:
             detail = f"The model '{self._default_model}' did not answer within {_MODEL_TIMEOUT_S:.0f} s."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -29,6 +30,10 @@ _BUDGETS: Final = ("tokens-per-day", "tokens-per-month")
 _SOON_S: Final = 1.0
 
 
+def _or_endless(limit: int | None) -> float:
+    return math.inf if limit is None else limit
+
+
 class Gate:
     """What a holder may use, and what it uses now. Changed by the limits service and its tickets alone.
 
@@ -44,7 +49,18 @@ class Gate:
         budgets: Its limits for the tokens of a day and of a month; None where there is neither.
     """
 
-    __slots__ = ("budgets", "limits", "name", "requests", "tokens", "under_way", "words")
+    __slots__ = (
+        "_concurrent",
+        "_requests",
+        "_tokens",
+        "budgets",
+        "limits",
+        "name",
+        "requests",
+        "tokens",
+        "under_way",
+        "words",
+    )
 
     def __init__(self, name: str, words: str, limits: KeyLimits) -> None:
         self.name = name
@@ -58,6 +74,17 @@ class Gate:
         """Go on with other limits."""
         self.limits = limits
         self.budgets = (limits.tokens_per_day, limits.tokens_per_month) if limits.budget else None
+        self._concurrent = _or_endless(limits.concurrent_requests)
+        self._requests = _or_endless(limits.requests_per_minute)
+        self._tokens = _or_endless(limits.tokens_per_minute)
+
+    def admits(self, now: float) -> bool:
+        """Whether one request more fits into the minute, and into what is under way."""
+        return (
+            self.under_way < self._concurrent
+            and self.requests.held(now) < self._requests
+            and self.tokens.held(now) < self._tokens
+        )
 
     def places(self, wanted: int) -> int:
         """How many of so many further requests may be under way."""
@@ -146,8 +173,7 @@ class Notice:
         """
         values: list[int] = []
         for kind, limit, window in self._windows:
-            left = max(0, limit - window.held(clock))
-            reset_s = round(window.reset_s(clock))
+            left, reset_s = window.room(limit, clock)
             if shared and kind in shared:
                 # One that has just been started knows less than this process.
                 theirs, their_reset_s = shared[kind]

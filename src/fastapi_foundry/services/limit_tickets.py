@@ -117,6 +117,9 @@ class FreeTicket:
     async def take_more(self, requests: int) -> None:
         """Nothing to count."""
 
+    def release(self) -> None:
+        """Nothing to give back."""
+
 
 FREE_TICKET: Final = FreeTicket()
 

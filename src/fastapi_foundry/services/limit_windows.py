@@ -38,9 +38,14 @@ class Window:
         self._total += amount
         self._newest = self._second
 
-    def reset_s(self, now: float) -> float:
-        """Seconds until there is nothing in it, if nothing is added."""
-        return self._newest + _SLOTS - now if self._total else 0.0
+    def room(self, most: int, now: float) -> tuple[int, int]:
+        """How much more there may be for ``most`` in all, and in how many seconds, rounded, there is nothing in it."""
+        if now >= self._second + 1:
+            self._advance(int(now))
+        total = self._total
+        if not total:
+            return most, 0
+        return (most - total if most > total else 0), round(self._newest + _SLOTS - now)
 
     def wait_s(self, most: int, now: float) -> float:
         """Seconds until there is no more than ``most`` in it, if nothing is added."""

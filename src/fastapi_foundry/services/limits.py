@@ -19,6 +19,7 @@ from fastapi_foundry.services.usage import LOCAL_KEY, UsageService
 __all__ = ["LimitsService"]
 
 _FIRST_SWEEP: Final = 1024
+_DAY_S: Final = 86_400
 
 
 class LimitsService:
@@ -61,6 +62,23 @@ class LimitsService:
     def apply_to(self, principal: Principal) -> bool:
         """Whether anything limits that one; where nothing does, nothing else here needs to be called."""
         return bool(self._server) or principal.limits.any
+
+    def take_now(self, principal: Principal) -> Ticket | None:
+        """A ticket where it can be had at once; None, and nothing counted, where ``take`` has to be asked."""
+        if self._shared.in_use:
+            return None
+        gates, notice = self._gates(principal)
+        now, day = self._clock(), int(self._now() // _DAY_S)
+        for gate in gates:
+            if not gate.admits(now):
+                return None
+            if gate.budgets is not None and not self._budgets.has_room(gate.name, gate.budgets, day):
+                return None
+        for gate in gates:
+            gate.requests.add(1, now)
+        ticket = Ticket(self, gates, notice)
+        ticket.enter()
+        return ticket
 
     async def take(self, principal: Principal) -> Ticket:
         """A ticket for one request, to be released at its end; its ``refusal`` says why it is not let in, if so.

@@ -28,11 +28,19 @@ class ModelsService:
 
     Args:
         engine: Whose models these are.
+        changed: Called when a model has been loaded, unloaded or downloaded through this, or may have been.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        changed: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._engine = engine
+        self._changed = changed
         self._clock = clock
         self._cards: list[ModelCard] = []
         self._ids: dict[str, str] = {}
@@ -74,6 +82,17 @@ class ModelsService:
                 if name == card.id or name in card.names or name == card.extra.get("alias"):
                     return card
         raise self._not_found(name)
+
+    def known_id(self, name: str) -> str | None:
+        """The full id of a name that is known already; None where it has to be looked for."""
+        return self._ids.get(name)
+
+    def state_of(self, model_id: str) -> str:
+        """A model's state as it was last told; never waits. What is old is read anew in the background."""
+        if self._clock() - self._fetched_at >= _FRESH_S and self._fetching is None:
+            self._fetching = asyncio.create_task(self._fetch())
+            self._fetching.add_done_callback(self._fetched)
+        return next((card.state for card in self._cards if card.id == model_id), "unknown")
 
     async def require_known(self, name: str) -> str:
         """The full id of a known name, without any waiting; one that was not known before is looked for once.
@@ -134,6 +153,7 @@ class ModelsService:
                 yield progress
         finally:
             self._fetched_at = float("-inf")
+            self._changed()
 
     async def cancel_download(self, name: str) -> dict[str, Any]:
         """End a download and wait until it has ended; the engine's own answer.
@@ -157,6 +177,7 @@ class ModelsService:
         finally:
             # What the list said before is not true any more.
             self._fetched_at = float("-inf")
+            self._changed()
             logger.log_model_operation(
                 model_id=model_id,
                 operation=operation,

@@ -13,7 +13,7 @@ from fastapi_foundry.errors import EngineFailedError
 from fastapi_foundry.services.limit_tickets import Meter
 from fastapi_foundry.wire.sse import SSEDecoder, WholeFrames
 
-__all__ = ["Relay"]
+__all__ = ["FrameReader", "Relay"]
 
 # These cannot occur inside a JSON string, where every quotation mark carries a backslash.
 _USAGE: Final = (b'"usage":{', b'"usage": {')
@@ -23,65 +23,56 @@ _DONE: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")
 _FRAME_END: Final = re.compile(rb"(\r\n\r\n|\n\n|\r\r)")
 
 
-class Relay:
-    """Reads one ``ReplyStream``; chunks that hold nothing of interest pass unparsed.
+class FrameReader:
+    """What goes through: whole frames, counted, the usage read in passing; nothing of interest passes unparsed.
 
     Args:
-        reply: The engine's running answer.
         hide_usage: Keep the usage frame from the client, which did not ask for it.
         meter: Watches over budgets; a stream that passes one ends after the frame that did.
 
     Attributes:
         content_frames: Frames with text that have been passed on.
         usage: The engine's usage, once it has come by.
-        ended_well: Whether the engine's normal end has been reached without an error frame.
+        error_passed: Whether one of the frames was the engine's own error.
     """
 
-    def __init__(self, reply: ReplyStream, *, hide_usage: bool, meter: Meter | None = None) -> None:
-        self._reply = aiter(reply)
+    __slots__ = ("_hide_usage", "_meter", "_splitter", "content_frames", "error_passed", "usage")
+
+    def __init__(self, *, hide_usage: bool, meter: Meter | None = None) -> None:
         self._hide_usage = hide_usage
         self._meter = meter
         self._splitter = WholeFrames()
-        self._first = b""
-        self._error_passed = False
+        self.error_passed = False
         self.usage: dict[str, Any] = {}
         self.content_frames = 0
-        self.ended_well = False
 
-    async def begin(self) -> None:
-        """Take the first frames, which have arrived already."""
-        async for chunk in self._reply:
-            self._first = self._splitter.feed(chunk)
-            if self._first:
-                break
+    def split(self, chunk: bytes) -> bytes:
+        """The frames that ``chunk`` completes."""
+        return self._splitter.feed(chunk)
 
-    async def frames(self) -> AsyncGenerator[bytes, None]:
-        """Whole frames in order; ends after the engine's normal end.
+    def pass_on(self, frames: bytes) -> bytes:
+        """Whole frames as the client gets them.
 
         Raises:
-            EngineFailedError: When the engine breaks off.
-            EngineTimeoutError: When it falls silent.
             TokenBudgetExceededError: When a budget has been passed.
         """
-        if first := self._pass(self._first):
-            yield first
-        async for chunk in self._reply:
-            whole = self._splitter.feed(chunk)
-            if whole and (passed := self._pass(whole)):
-                yield passed
-        if self._splitter.flush().strip():
-            raise EngineFailedError("The engine's stream ended in the middle of a frame.")
-        self.ended_well = not self._error_passed
-
-    def _pass(self, frames: bytes) -> bytes:
         self._count(frames)
         if b'"error"' in frames and _ERROR_FRAME.search(frames):
-            self._error_passed = True
-        if any(mark in frames for mark in _USAGE):
+            self.error_passed = True
+        if b'"usage"' in frames and any(mark in frames for mark in _USAGE):
             pieces = _FRAME_END.split(frames)
             whole = [text + end for text, end in zip(pieces[::2], [*pieces[1::2], b""], strict=True)]
             return b"".join(frame for frame in whole if not self._read_usage(frame))
         return frames
+
+    def end(self) -> None:
+        """The engine's stream has ended.
+
+        Raises:
+            EngineFailedError: It did in the middle of a frame.
+        """
+        if self._splitter.flush().strip():
+            raise EngineFailedError("The engine's stream ended in the middle of a frame.")
 
     def _count(self, frames: bytes) -> None:
         count = _frames_in(frames)
@@ -110,6 +101,60 @@ class Relay:
                 self.usage = data["usage"]
                 return self._hide_usage and not data.get("choices")
         return False
+
+
+class Relay:
+    """Reads one ``ReplyStream`` through a ``FrameReader``.
+
+    Args:
+        reply: The engine's running answer.
+        hide_usage: See ``FrameReader``.
+        meter: Likewise.
+
+    Attributes:
+        ended_well: Whether the engine's normal end has been reached without an error frame.
+    """
+
+    def __init__(self, reply: ReplyStream, *, hide_usage: bool, meter: Meter | None = None) -> None:
+        self._reply = aiter(reply)
+        self._reader = FrameReader(hide_usage=hide_usage, meter=meter)
+        self._first = b""
+        self.ended_well = False
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """The engine's usage, once it has come by."""
+        return self._reader.usage
+
+    @property
+    def content_frames(self) -> int:
+        """Frames with text that have been passed on."""
+        return self._reader.content_frames
+
+    async def begin(self) -> None:
+        """Take the first frames, which have arrived already."""
+        async for chunk in self._reply:
+            self._first = self._reader.split(chunk)
+            if self._first:
+                break
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Whole frames in order; ends after the engine's normal end.
+
+        Raises:
+            EngineFailedError: When the engine breaks off.
+            EngineTimeoutError: When it falls silent.
+            TokenBudgetExceededError: When a budget has been passed.
+        """
+        reader = self._reader
+        if first := reader.pass_on(self._first):
+            yield first
+        async for chunk in self._reply:
+            whole = reader.split(chunk)
+            if whole and (passed := reader.pass_on(whole)):
+                yield passed
+        reader.end()
+        self.ended_well = not reader.error_passed
 
 
 def _frames_in(frames: bytes) -> int:

@@ -89,13 +89,6 @@ def database_address(settings: Settings) -> DatabaseAddress:
 
 
 def _require_driver() -> None:
-    if sys.platform == "win32":
-        raise ConfigurationError(
-            "storage.url",
-            "start",
-            "PostgreSQL cannot be used by a gateway on Windows, whose event loop its driver does not support; use SQLite, "
-            "or run the gateway on Linux or macOS",
-        )
     try:
         importlib.import_module("psycopg")
     except ImportError as error:  # absent, or without the C library that it needs

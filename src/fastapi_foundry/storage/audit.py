@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import delete, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastapi_foundry.storage.database import Database
+from fastapi_foundry.storage.database import AsyncConnection, Database
 from fastapi_foundry.storage.tables import audit_log
 
 __all__ = ["AuditEntry", "AuditStore", "write_entry"]

@@ -12,12 +12,12 @@ import json
 from typing import Any, Final, Literal
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from fastapi_foundry.storage.address import POSTGRESQL, SQLITE, DatabaseAddress
+from fastapi_foundry.storage.pool import ConnectionPool
 
-__all__ = ["APPLICATION_NAME", "Mode", "async_engine", "sync_engine"]
+__all__ = ["APPLICATION_NAME", "Mode", "connection_pool", "sync_engine"]
 
 Mode = Literal["read", "write", "rebuild"]
 """What a connection is for. ``rebuild`` is for changes of tables: SQLite empties what refers to a table that is made
@@ -35,26 +35,28 @@ _KEEPALIVES: Final = {
 }
 
 
-def async_engine(address: DatabaseAddress, mode: Mode) -> AsyncEngine:
-    """Pooled connections for an event loop; those of mode ``read`` refuse to write.
+def connection_pool(address: DatabaseAddress, mode: Mode) -> ConnectionPool:
+    """Connections for an event loop; those of mode ``read`` refuse to write.
 
     SQLite has one connection of mode ``write``, since it has one writer at a time anyhow.
     """
-    engine = create_async_engine(
-        _url(address, "aiosqlite"),
-        pool_size=1 if address.dialect == SQLITE and mode == "write" else address.pool_size,
+    size = 1 if address.dialect == SQLITE and mode == "write" else address.pool_size
+    engine = create_engine(
+        _url(address),
+        poolclass=QueuePool,
+        pool_size=size,
         max_overflow=0,
         pool_timeout=address.timeout_s,
         pool_pre_ping=address.dialect == POSTGRESQL,
         **_options(address, mode),
     )
-    _listen(engine.sync_engine, address, mode)
-    return engine
+    _listen(engine, address, mode)
+    return ConnectionPool(engine, size=size, timeout_s=address.timeout_s)
 
 
 def sync_engine(address: DatabaseAddress, mode: Mode = "write") -> Engine:
     """Connections for blocking work (migrations, backups, checks), closed as soon as they are given back."""
-    engine = create_engine(_url(address, "pysqlite"), poolclass=NullPool, **_options(address, mode))
+    engine = create_engine(_url(address), poolclass=NullPool, **_options(address, mode))
     _listen(engine, address, mode)
     return engine
 
@@ -72,19 +74,19 @@ def _options(address: DatabaseAddress, mode: Mode) -> dict[str, Any]:
     return options
 
 
-def _url(address: DatabaseAddress, sqlite_driver: str) -> URL:
+def _url(address: DatabaseAddress) -> URL:
     if address.dialect == SQLITE:
         # mode=rw: a file that is not there is an error, not an empty database with whatever permissions.
         query = {"mode": "rw", "uri": "true"}
-        return URL.create(f"sqlite+{sqlite_driver}", database=address.file.absolute().as_uri(), query=query)
+        return URL.create("sqlite+pysqlite", database=address.file.absolute().as_uri(), query=query)
     url = make_url(address.url).set(drivername="postgresql+psycopg")
     return url if address.password is None else url.set(password=address.password)
 
 
 def _connect_args(address: DatabaseAddress) -> dict[str, Any]:
     if address.dialect == SQLITE:
-        # Without an isolation level the driver leaves BEGIN to us.
-        return {"timeout": address.timeout_s, "isolation_level": None}
+        # Without an isolation level the driver leaves BEGIN to us. One thread at a time uses a connection, not always the same.
+        return {"timeout": address.timeout_s, "isolation_level": None, "check_same_thread": False}
     given = make_url(address.url).query
     defaults = {
         "connect_timeout": max(2, round(address.timeout_s)),

@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from fastapi_foundry import errors
 from fastapi_foundry.observability.logging import get_logger
 from fastapi_foundry.storage import files
 from fastapi_foundry.storage.address import SQLITE, DatabaseAddress, Dialect, database_address
-from fastapi_foundry.storage.connections import async_engine
+from fastapi_foundry.storage.connections import connection_pool
 from fastapi_foundry.storage.facts import as_facts
 from fastapi_foundry.storage.locks import shared_lock
+from fastapi_foundry.storage.pool import AsyncConnection, ConnectionPool
 from fastapi_foundry.storage.schema import SchemaReport, ensure_schema
 
 if TYPE_CHECKING:
@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 
     from fastapi_foundry.settings import Settings
 
-__all__ = ["Database", "open_database"]
+__all__ = ["AsyncConnection", "Database", "open_database"]
 
 logger = get_logger(__name__)
-
-_BUSY_RETRY_S: Final = 1.0
 
 
 async def open_database(settings: Settings) -> Database:
@@ -58,9 +56,8 @@ class Database:
 
     def __init__(self, address: DatabaseAddress) -> None:
         self._address = address
-        self._writers: AsyncEngine | None = None
-        self._readers: AsyncEngine | None = None
-        self._turn = asyncio.Lock()
+        self._writers: ConnectionPool | None = None
+        self._readers: ConnectionPool | None = None
         self._writing: asyncio.Task[Any] | None = None
         self._active = 0
         self._idle = asyncio.Event()
@@ -98,8 +95,8 @@ class Database:
                     raise errors.StorageUnavailableError("The database is being restored from a backup.")
             report = await asyncio.to_thread(ensure_schema, address)
             self._held = held.pop_all()
-        self._writers = async_engine(address, "write")
-        self._readers = async_engine(address, "read")
+        self._writers = connection_pool(address, "write")
+        self._readers = connection_pool(address, "read")
         logger.info("database opened", database=address.shown, dialect=address.dialect, revision=report.after)
         return report
 
@@ -116,10 +113,15 @@ class Database:
             StorageFullError: There is no space left.
             StorageError: Anything else that the database says.
         """
-        async with self._my_turn():
-            with as_facts():
-                async with self._used(self._writers).begin() as connection:
+        if self._writing is asyncio.current_task() and self.dialect == SQLITE:
+            raise RuntimeError("a transaction within a transaction of the same task would wait for itself")
+        with self._counted(), as_facts():
+            async with self._used(self._writers).begin() as connection:
+                self._writing = asyncio.current_task()
+                try:
                     yield connection
+                finally:
+                    self._writing = None
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -152,15 +154,15 @@ class Database:
                 await self._idle.wait()
         except TimeoutError:
             logger.warning("database closed while in use", database=self.shown, transactions=self._active)
-        for engine in (readers, writers):  # SQLite's last connection to close folds the log into the file
-            if engine is not None:
-                await engine.dispose()
+        for pool in (readers, writers):  # SQLite's last connection to close folds the log into the file
+            if pool is not None:
+                await pool.aclose()
         self._held.close()
 
-    def _used(self, engine: AsyncEngine | None) -> AsyncEngine:
-        if engine is None:
+    def _used(self, pool: ConnectionPool | None) -> ConnectionPool:
+        if pool is None:
             raise errors.StorageUnavailableError("The database is closed.")
-        return engine
+        return pool
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -172,25 +174,3 @@ class Database:
             self._active -= 1
             if not self._active:
                 self._idle.set()
-
-    @asynccontextmanager
-    async def _my_turn(self) -> AsyncIterator[None]:
-        """Wait until this task may write: at once on PostgreSQL, after those who came earlier on SQLite."""
-        with self._counted():
-            if self.dialect != SQLITE:
-                yield
-                return
-            if self._writing is asyncio.current_task():
-                raise RuntimeError("a transaction within a transaction of the same task would wait for itself")
-            try:
-                async with asyncio.timeout(self._address.timeout_s):
-                    await self._turn.acquire()
-            except TimeoutError:
-                message = "The database is busy; please try again in a moment."
-                raise errors.StorageUnavailableError(message, retry_after_s=_BUSY_RETRY_S) from None
-            self._writing = asyncio.current_task()
-            try:
-                yield
-            finally:
-                self._writing = None
-                self._turn.release()

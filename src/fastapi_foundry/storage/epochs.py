@@ -3,7 +3,7 @@
 On SQLite the head of the WAL index (the first 48 bytes of ``foundry.db-shm``: a counter of transactions, the last frame,
 salts; https://www.sqlite.org/walformat.html) changes with every commit, before that is acknowledged. Mapped into memory it
 is compared in a fraction of a microsecond; only when it differs, or where it cannot be mapped, ``PRAGMA data_version``
-is asked, and the epoch itself only when that has changed as well. On PostgreSQL it is read for every question, one query
+is asked, and the row itself only when that has changed as well. On PostgreSQL it is read for every question, one query
 for all that are asked meanwhile.
 """
 
@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastapi_foundry.storage.database import Database
+from fastapi_foundry.storage.database import AsyncConnection, Database
 from fastapi_foundry.storage.facts import as_facts
 from fastapi_foundry.storage.tables import server_state
 
@@ -60,24 +59,36 @@ class EpochReader:
         self._waiting: asyncio.Task[str] | None = None
         self._asking: asyncio.Task[str] | None = None
 
+    def known(self) -> str | None:
+        """The epoch at this moment or later, where that can be told without waiting; else None.
+
+        On SQLite it can: after a commit of anything the row is read, which takes some 50 microseconds.
+
+        Raises:
+            StorageError: The database cannot be used.
+        """
+        if self._head and self._index is not None and self._index[:_HEAD_BYTES] == self._head:
+            return self._value
+        if self._database.sqlite_file is None:
+            return None
+        head = self._read_head()  # first of all: a commit after this makes the next head another one
+        version = self._data_version()  # opens the watcher, whose connection keeps the index in its place
+        if version != self._seen:
+            value = self._value_now()
+            if value is None:
+                return None
+            self._value, self._seen = value, version  # the version was read first: nothing in between is missed
+        self._head = head
+        return self._value
+
     async def read(self) -> str:
         """The epoch at this moment or later; waits for the database only where that cannot be known without.
 
         Raises:
             StorageError: The database cannot be used.
         """
-        if self._database.sqlite_file is None:
-            return await self._shared_query()
-        if self._head and self._index is not None and self._index[:_HEAD_BYTES] == self._head:
-            return self._value
-        head = self._read_head()  # first of all: a commit after this makes the next head another one
-        version = self._data_version()  # opens the watcher, whose connection keeps the index in its place
-        if version != self._seen:
-            # Shared: the record of use writes more than once a second, and all requests under way would ask.
-            self._value = await self._shared_query()
-            self._seen = version  # read before the query, so that nothing in between is missed
-        self._head = head
-        return self._value
+        value = self.known()
+        return await self._shared_query() if value is None else value
 
     def close(self) -> None:
         """Close what watches the file."""
@@ -104,6 +115,18 @@ class EpochReader:
                 self._watcher = sqlite3.connect(uri, uri=True, timeout=0.0, isolation_level=None)
                 self._watcher.execute("PRAGMA query_only=ON")
             return int(self._watcher.execute("PRAGMA data_version").fetchone()[0])
+
+    def _value_now(self) -> str | None:
+        """The epoch by the watcher's own connection, on the event loop: a page or two that are in memory as a rule.
+
+        None where somebody recovers the log at this moment: that is waited for elsewhere.
+        """
+        assert self._watcher is not None  # noqa: S101 - opened by ``_data_version``
+        try:
+            row = self._watcher.execute("SELECT value FROM server_state WHERE name = ?", (self._name,)).fetchone()
+        except sqlite3.OperationalError:
+            return None
+        return _NONE if row is None else str(row[0])
 
     async def _shared_query(self) -> str:
         """The answer of a query that begins after this call, whoever else waits for the same."""

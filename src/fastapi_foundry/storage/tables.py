@@ -26,13 +26,17 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
 )
 
 __all__ = [
     "api_keys",
     "audit_log",
+    "batch_results",
+    "batches",
     "conversation_turns",
     "conversations",
+    "files",
     "metadata",
     "server_state",
     "sessions",
@@ -135,6 +139,67 @@ conversation_turns: Final = Table(
     Column("role", Text, nullable=False),
     Column("content", _Json),
     Column("created_at", BigInteger, nullable=False),
+)
+
+# Of OpenAI's files API; what is in a file lies beside the database, under its id. The owner may be no key of a table.
+files: Final = Table(
+    "files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Index(None, "key_id", "created_at"),
+    Index(None, "expires_at"),
+)
+
+# Whoever works on a batch holds its lease; ``fence`` rises with each one, so that a holder who was taken for dead finds
+# out with his next write.
+batches: Final = Table(
+    "batches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("input_file_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("metadata", _Json),
+    Column("errors", _Json),
+    Column("output_file_id", Text),
+    Column("error_file_id", Text),
+    Column("output_expires_s", BigInteger),
+    Column("total", BigInteger, nullable=False, server_default=text("0")),
+    Column("completed", BigInteger, nullable=False, server_default=text("0")),
+    Column("failed", BigInteger, nullable=False, server_default=text("0")),
+    Column("prompt_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("completion_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("in_progress_at", BigInteger),
+    Column("finalizing_at", BigInteger),
+    Column("completed_at", BigInteger),
+    Column("failed_at", BigInteger),
+    Column("expired_at", BigInteger),
+    Column("cancelling_at", BigInteger),
+    Column("cancelled_at", BigInteger),
+    Column("lease_owner", Text),
+    Column("lease_until", BigInteger, nullable=False, server_default=text("0")),
+    Column("fence", BigInteger, nullable=False, server_default=text("0")),
+    Index(None, "key_id", "created_at"),
+    Index(None, "status"),
+)
+
+# Until the batch has ended; then they are in its files.
+batch_results: Final = Table(
+    "batch_results",
+    metadata,
+    Column("batch_id", Text, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("line", Integer, primary_key=True),
+    Column("ok", Boolean, nullable=False),
+    Column("result", Text, nullable=False),
 )
 
 server_state: Final = Table(

@@ -7,9 +7,8 @@ from dataclasses import astuple, dataclass
 from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, literal, select, union_all
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastapi_foundry.storage.database import Database
+from fastapi_foundry.storage.database import AsyncConnection, Database
 from fastapi_foundry.storage.tables import api_keys, usage_daily
 
 __all__ = ["Grouping", "UsageFigures", "UsageQuery", "UsageRow", "UsageStore"]

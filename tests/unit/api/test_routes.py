@@ -17,7 +17,7 @@ async def test_the_model_list_has_openais_form(gateway: RunningGateway) -> None:
     body = (await gateway.client.get("/v1/models")).json()
     assert body["object"] == "list"
     first = {"id": "m:1", "object": "model", "created": 1, "owned_by": "tests", "state": "loaded"}
-    assert body["data"][0] == first | {"alias": "m", "context_length": 512}
+    assert body["data"][0] == first | {"alias": "m", "context_length": 512, "max_model_len": 512}
 
 
 async def test_the_native_model_list_counts(gateway: RunningGateway) -> None:

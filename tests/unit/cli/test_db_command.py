@@ -9,6 +9,7 @@ import pytest
 
 from fastapi_foundry.settings import load_settings
 from fastapi_foundry.storage.database import open_database
+from fastapi_foundry.storage.migrations import HEAD
 
 
 def test_upgrade_makes_the_database_once(cli, home):
@@ -17,7 +18,7 @@ def test_upgrade_makes_the_database_once(cli, home):
     assert outcome.json == {
         "database": str(home / "foundry.db"),
         "before": None,
-        "after": "0001",
+        "after": HEAD,
         "changed": True,
         "backup": None,
     }

@@ -37,6 +37,14 @@ def test_files_rotate_by_size_and_old_ones_are_dropped(logs):
     assert last[-1]["number"] == 99
 
 
+def test_a_file_rotates_when_what_several_batches_wrote_is_enough(tmp_path):
+    file = RotatingFile(tmp_path / "x.log", max_bytes=100, backup_count=9)
+    for number in range(4):
+        file.write([f"{number}{'-' * 18}\n".encode()] * 2)
+    file.close()
+    assert [(tmp_path / name).stat().st_size for name in ("x.log", "x.log.1")] == [60, 100]
+
+
 def test_without_backups_a_full_file_is_begun_again(logs):
     logs.configure(max_file_bytes=1024, backup_count=0)
     for number in range(100):

@@ -42,10 +42,11 @@ def test_there_is_room_after_the_wait_that_was_said_and_none_just_before(
 
 def test_it_says_when_all_of_it_is_free_again() -> None:
     window = Window()
-    assert window.reset_s(START) == 0
+    assert window.room(5, START) == (5, 0)
     window.add(1, START)
     window.add(1, START + 10.5)
-    assert window.reset_s(START + 20) == 51
+    assert window.room(5, START + 20) == (3, 51)
+    assert window.room(1, START + 20) == (0, 51)
     assert window.held(START + 70.9) == 1
     assert window.held(START + 71) == 0
-    assert window.reset_s(START + 71) == 0
+    assert window.room(5, START + 71) == (5, 0)

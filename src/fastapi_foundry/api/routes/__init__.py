@@ -13,8 +13,11 @@ from fastapi_foundry.api.routes import (
     keys,
     models,
     openai,
+    openai_batches,
+    openai_files,
     openai_models,
     sessions,
+    tokens,
     usage,
     version,
 )
@@ -27,7 +30,10 @@ def all_routers() -> tuple[APIRouter, ...]:
     return (
         openai.router,
         openai_models.router,
+        openai_files.router,
+        openai_batches.router,
         generate.router,
+        tokens.router,
         downloads.router,
         models.router,
         health.router,

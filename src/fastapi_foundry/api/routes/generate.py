@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
@@ -18,10 +18,14 @@ from fastapi_foundry.api.documentation import event_stream, json_body, native_er
 from fastapi_foundry.api.event_stream import EventStreamResponse
 from fastapi_foundry.api.interruption import interruptible
 from fastapi_foundry.api.limits import ticket_of
+from fastapi_foundry.api.notes import note_headers
 from fastapi_foundry.api.problems import JSONBytes, native_problem
+from fastapi_foundry.api.wishes import wish_of
 from fastapi_foundry.container import Services
+from fastapi_foundry.engines.base import NotedStream
 from fastapi_foundry.security.principal import Principal
 from fastapi_foundry.services.inference import GenerationEnd, GenerationPiece
+from fastapi_foundry.services.turns import Wish
 from fastapi_foundry.wire.native import BatchRequest, BatchResult, GenerateRequest, GenerateResult
 from fastapi_foundry.wire.sse import encode_json
 from fastapi_foundry.wire.validation import validate
@@ -50,16 +54,21 @@ async def generate(request: Request) -> Response:
     _, parsed = await read_json(request)
     checked = validate(GenerateRequest, parsed)
     services, request_id, principal = services_of(request), request_id_of(request), principal_of(request)
+    wish = wish_of(request, parsed)
     if checked.stream:
         return EventStreamResponse(
-            _generation_frames(services, checked, request_id, principal),
+            _generation_frames(services, checked, request_id, principal, wish),
             error_frame=_error_frame,
             stopping=services.stopping,
             keepalive_s=services.settings.fastapi_server.keepalive_s,
+            notice_s=services.settings.queue.notice_s,
+            progress=wish.progress,
         )
     async with interruptible(request.receive, services.stopping):
-        end = await services.inference.generate(checked, request_id=request_id, principal=principal)
-    return JSONBytes(orjson.dumps(_result(end) | {"request_id": request_id}))
+        end = await services.inference.generate(checked, request_id=request_id, principal=principal, wish=wish)
+    response = JSONBytes(orjson.dumps(_result(end) | {"request_id": request_id}))
+    response.raw_headers.extend(note_headers(end.notes))
+    return response
 
 
 @router.post(
@@ -102,17 +111,17 @@ async def generate_batch(request: Request) -> Response:
 
 @asynccontextmanager
 async def _generation_frames(
-    services: Services, checked: GenerateRequest, request_id: str, principal: Principal
-) -> AsyncIterator[AsyncIterator[bytes]]:
+    services: Services, checked: GenerateRequest, request_id: str, principal: Principal, wish: Wish
+) -> AsyncIterator[NotedStream]:
     async with (
-        services.inference.generate_stream(checked, request_id=request_id, principal=principal) as pieces,
+        services.inference.generate_stream(checked, request_id=request_id, principal=principal, wish=wish) as pieces,
         aclosing(_frames(pieces, request_id)) as frames,
     ):
-        yield frames
+        yield NotedStream(frames, {}, pieces.notes)
 
 
 async def _frames(
-    pieces: AsyncIterator[GenerationPiece | GenerationEnd], request_id: str
+    pieces: AsyncIterable[GenerationPiece | GenerationEnd], request_id: str
 ) -> AsyncGenerator[bytes, None]:
     async for piece in pieces:
         if isinstance(piece, GenerationPiece):

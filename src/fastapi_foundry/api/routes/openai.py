@@ -15,8 +15,10 @@ from fastapi_foundry.api.event_stream import EventStreamResponse
 from fastapi_foundry.api.interruption import interruptible
 from fastapi_foundry.api.notes import note_headers
 from fastapi_foundry.api.problems import JSONBytes
+from fastapi_foundry.api.wishes import wish_of
 from fastapi_foundry.engines.base import NO_NOTES
 from fastapi_foundry.services.inference import OpenAIRequest
+from fastapi_foundry.services.truncation import TRUNCATION_HEADER
 from fastapi_foundry.wire.errors import error_frame
 from fastapi_foundry.wire.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 from fastapi_foundry.wire.validation import validate
@@ -76,11 +78,21 @@ async def _answer(
     raw, parsed = await read_json(request)
     services = services_of(request)
     checked = validate(model, parsed)
-    openai_request = OpenAIRequest(path, raw, parsed, checked, request_id_of(request), principal_of(request))
+    wish = wish_of(request, parsed)
+    truncation = request.headers.get(TRUNCATION_HEADER)
+    openai_request = OpenAIRequest(
+        path, raw, parsed, checked, request_id_of(request), principal_of(request), wish, truncation
+    )
     if openai_request.streams:
         source = services.inference.stream(openai_request)
-        keepalive_s = services.settings.fastapi_server.keepalive_s
-        return EventStreamResponse(source, error_frame=error_frame, stopping=services.stopping, keepalive_s=keepalive_s)
+        return EventStreamResponse(
+            source,
+            error_frame=error_frame,
+            stopping=services.stopping,
+            keepalive_s=services.settings.fastapi_server.keepalive_s,
+            notice_s=services.settings.queue.notice_s,
+            progress=wish.progress,
+        )
     async with interruptible(request.receive, services.stopping):
         reply = await services.inference.complete(openai_request)
     response = JSONBytes(reply.body)

@@ -9,8 +9,19 @@ from typing import Any, Final
 
 import orjson
 
-from fastapi_foundry.engines.base import Call, Engine, EngineStatus, ModelCard, NotedStream, Notes, Reply, ReplyStream
+from fastapi_foundry.engines.base import (
+    Call,
+    Engine,
+    EngineStatus,
+    ModelCard,
+    NotedStream,
+    Notes,
+    Reply,
+    ReplyStream,
+    TokenCount,
+)
 from fastapi_foundry.engines.catalog import Catalog, DownloadProgress
+from fastapi_foundry.engines.direct import DirectLine
 from fastapi_foundry.engines.repair.completions import complete_text, stream_text
 from fastapi_foundry.engines.repair.learning import LearnedProfile
 from fastapi_foundry.engines.repair.profile import EngineProfile, ModelFacts
@@ -60,6 +71,13 @@ class RepairingEngine:
         """The last known status; never waits."""
         return self._engine.status
 
+    def direct_line(self) -> DirectLine | None:
+        """See ``Engine.direct_line``; a profile that is still to be learned has to see an answer first."""
+        profile = self._profile()
+        if not self._passes_plain_at(profile) or (self._learned is not None and self._learned.wants_an_answer):
+            return None
+        return self._engine.direct_line()
+
     async def start(self) -> None:
         """Begin discovery and supervision in the background; returns at once."""
         await self._engine.start()
@@ -99,6 +117,10 @@ class RepairingEngine:
     async def cancel_download(self, model: str) -> dict[str, Any]:
         """End a download and wait until it has ended; the engine's own answer."""
         return await self._engine.cancel_download(model)
+
+    async def count_tokens(self, call: Call) -> TokenCount | None:
+        """How long the prompt is; see ``Engine.count_tokens``."""
+        return await self._engine.count_tokens(call)
 
     async def post(self, call: Call) -> Reply:
         """Send ``call`` and wait for the whole answer; see ``Engine.post``.
@@ -157,14 +179,17 @@ class RepairingEngine:
 
     def _plan(self, call: Call, profile: EngineProfile) -> Plan | None:
         if call.path == _CHAT:
-            if profile is not self._judged:
-                self._judged, self._passes_plain = profile, passes_plain_requests(profile)
-            if self._passes_plain and is_plain(call.parsed):
+            if self._passes_plain_at(profile) and is_plain(call.parsed):
                 return None
             return plan_chat(call.parsed, profile, self._facts(call.model))
         if call.path == _COMPLETIONS:
             refuse_unsupported(call.parsed, profile)
         return None
+
+    def _passes_plain_at(self, profile: EngineProfile) -> bool:
+        if profile is not self._judged:
+            self._judged, self._passes_plain = profile, passes_plain_requests(profile)
+        return self._passes_plain
 
     def _remembered(self, model: str) -> ModelFacts:
         return self._models.get(model, _UNKNOWN)

@@ -68,6 +68,13 @@ class LearnedProfile:
         self._asked += 1
         return self._profile
 
+    @property
+    def wants_an_answer(self) -> bool:
+        """Whether ``answered`` is still to be told of one, or has been and the probe is under way."""
+        if self._of is None or self._of[0] in _KNOWN_EXACTLY:
+            return False
+        return self._task is None or not self._task.done()
+
     def answered(self, model: str) -> None:
         """``model`` has answered a chat: it is loaded, and the engine may be probed with it."""
         if self._task is None and self._of is not None and self._of[0] not in _KNOWN_EXACTLY:

@@ -13,7 +13,7 @@ from typing import Final
 
 __all__ = ["DIRECTORY", "HEAD", "VERSION_TABLE", "quiet_alembic"]
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 VERSION_TABLE: Final = "foundry_schema"
 """Not Alembic's usual name, since a PostgreSQL database may be shared with another program that uses Alembic."""
 DIRECTORY: Final = Path(__file__).parent

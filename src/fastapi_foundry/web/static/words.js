@@ -19,6 +19,7 @@ export class ApiProblem extends Error {
 const BY_CODE = {
   context_length_exceeded: ["This conversation is too long for the model.", "Begin a new chat, or choose a model with a larger context."],
   model_not_found: ["This model is not available any more.", "Choose another one above."],
+  model_does_not_fit: ["This model does not fit into the memory for models.", "Unload another model, or raise foundry_service.memory_budget_mb."],
   model_put_aside: ["This model failed several times and was put aside.", "Choose another one, or load it again with: fastapi-foundry model load"],
   model_load_failed: ["The model could not be loaded.", "Choose another one, or try again."],
   queue_full: ["The model is busy with other requests.", "Try again in a moment."],

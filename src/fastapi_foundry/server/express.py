@@ -1,0 +1,213 @@
+"""Connections that answer plain chat requests themselves: the express way, ahead of the application.
+
+A request that arrives in one read, with nothing unusual about its head, is offered to the ``ExpressService``. If that
+takes it the answer is written here, from the engine's callbacks; otherwise, or when the engine's answer turns out to need
+more than passing on, the request goes to the application as if nothing had been. Both ways have the same rules, headers
+and errors.
+"""
+
+from __future__ import annotations
+
+import time
+from http import HTTPStatus
+from typing import Any, Final
+
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from fastapi_foundry.api.event_stream import STREAM_HEADERS
+from fastapi_foundry.api.limits import TICKET, limit_lines
+from fastapi_foundry.api.middleware import EVERY_ANSWER
+from fastapi_foundry.api.notes import note_headers
+from fastapi_foundry.api.problems import logged_problem
+from fastapi_foundry.engines.base import Notes
+from fastapi_foundry.errors import FoundryError
+from fastapi_foundry.observability.logging import get_logger
+from fastapi_foundry.server.express_desk import ExpressDesk
+from fastapi_foundry.server.protocol import BoundedProtocol
+from fastapi_foundry.services.express import CHAT_PATH
+from fastapi_foundry.services.express_exchange import Exchange
+from fastapi_foundry.services.limit_tickets import Ticket
+
+__all__ = ["ExpressProtocol"]
+
+logger = get_logger(__name__)
+
+_CLIENT_CLOSED_REQUEST: Final = 499
+_MOST_HELD_BYTES: Final = 65_536
+
+
+def _lines(headers: Any) -> bytes:
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+
+
+_EVERY_ANSWER: Final = _lines(EVERY_ANSWER)
+_STREAM_HEADERS: Final = _lines(STREAM_HEADERS) + b"transfer-encoding: chunked\r\n"
+
+
+class ExpressProtocol(BoundedProtocol):
+    """One connection; the ``Sink`` of the exchange that is under way on it.
+
+    Args:
+        desk: Takes requests.
+    """
+
+    def __init__(self, *args: Any, desk: ExpressDesk, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._desk = desk
+        self._exchange: Exchange | None = None
+        self._request = b""  # that of the exchange, as it came
+        self._request_id = b""
+        self._began = 0.0
+        self._status = 0
+        self._held = b""  # arrived while an exchange is under way
+        self._ticket: Ticket | None = None  # of a request that leaves the express way
+        self._close_later = False
+
+    @property
+    def writable(self) -> bool:
+        """See ``Sink``."""
+        return not self.flow.write_paused
+
+    @property
+    def _is_answering(self) -> bool:
+        return self._exchange is not None or super()._is_answering
+
+    # What arrives
+
+    def data_received(self, data: bytes) -> None:
+        """Take a request, or parse what arrived; while an exchange is under way it has to wait."""
+        if self._exchange is not None:
+            self._held += data
+            if len(self._held) > _MOST_HELD_BYTES:
+                self.flow.pause_reading()
+        # Between two requests alone: then ``data`` begins with a head.
+        elif not (self._idle or not self._received) or self._deaf or not self._take(data):
+            super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the exchange: nobody waits for its answer."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abandon()
+            self._log(_CLIENT_CLOSED_REQUEST)
+        super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        """The client has taken enough of what waits for it."""
+        super().resume_writing()
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    def shutdown(self) -> None:
+        """Close as soon as no request runs."""
+        if self._exchange is None:
+            super().shutdown()
+        else:
+            self._close_later = True
+
+    def _take(self, data: bytes) -> bool:
+        began = time.perf_counter()
+        request = self._desk.read(data)
+        if request is None or (self._seat is not None and self._seat.refusal is not None):
+            return False
+        exchange = self._desk.begin(request, self)
+        if exchange is None:
+            return False
+        self._exchange, self._request, self._request_id, self._began = exchange, data, request.request_id, began
+        self._received += len(data)
+        self._idle, self._head_since = False, None
+        self._connections.work(self)
+        return True
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        if self._ticket is not None:
+            cycle.scope[TICKET] = self._ticket  # type: ignore[typeddict-unknown-key]
+            self._ticket = None
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+
+    # What leaves: see ``Sink``
+
+    def answer(self, body: bytes) -> None:
+        """See ``Sink``."""
+        head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+        self._write(HTTPStatus.OK, head, body)
+        self._settle()
+
+    def begin_stream(self) -> None:
+        """See ``Sink``."""
+        self._write(HTTPStatus.OK, _STREAM_HEADERS)
+
+    def frames(self, frames: bytes) -> None:
+        """See ``Sink``."""
+        self.transport.write(b"%x\r\n%b\r\n" % (len(frames), frames))
+
+    def end_stream(self) -> None:
+        """See ``Sink``."""
+        self.transport.write(b"0\r\n\r\n")
+        self._settle()
+
+    def fail(self, fact: FoundryError) -> None:
+        """See ``Sink``."""
+        response = logged_problem(CHAT_PATH, fact)
+        self._write(response.status_code, _lines(response.raw_headers), bytes(response.body))
+        self._settle()
+
+    def go_another_way(self) -> None:
+        """See ``Sink``."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and isinstance(exchange.ticket, Ticket):
+            self._ticket = exchange.ticket
+        super().data_received(self._request)
+        self._go_on()
+
+    def _write(self, status: int, head: bytes, body: bytes = b"") -> None:
+        self._status = status
+        exchange, more = self._exchange, b""
+        if exchange is not None:
+            if exchange.ticket.__class__ is Ticket:
+                more = limit_lines(*exchange.ticket.levels())
+            if exchange.engine_name:
+                more += _lines(note_headers(Notes(engine=exchange.engine_name)))
+        if self._close_later:
+            more += b"connection: close\r\n"
+        default = self.server_state.default_headers
+        self.transport.write(
+            b"%b%b%b%b%bx-request-id: %b\r\n\r\n%b"
+            % (
+                STATUS_LINE[status],
+                _lines(default) if default else b"",
+                head,
+                _EVERY_ANSWER,
+                more,
+                self._request_id,
+                body,
+            )
+        )
+
+    def _settle(self) -> None:
+        """The answer has been written."""
+        self._exchange = None
+        self._log(self._status)
+        self.server_state.total_requests += 1
+        if self._close_later:
+            self.transport.close()
+            return
+        self._rest()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take what arrived meanwhile, when the callback that is under way has ended."""
+        self._request = b""
+        if self._held:
+            self.loop.call_soon(self._take_held)
+            self.flow.resume_reading()
+
+    def _take_held(self) -> None:
+        held, self._held = self._held, b""
+        if held and not self.transport.is_closing():
+            self.data_received(held)
+
+    def _log(self, status: int) -> None:
+        duration = time.perf_counter() - self._began
+        logger.log_api_request("POST", CHAT_PATH, status, duration, request_id=self._request_id.decode())

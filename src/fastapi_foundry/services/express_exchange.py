@@ -1,0 +1,420 @@
+"""One request on the express way: what the engine sends, as it comes, to the client; the books closed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, NamedTuple, Protocol
+
+import orjson
+
+from fastapi_foundry.engines.direct import DirectWay
+from fastapi_foundry.engines.http_client import ConnectFailedError, ConnectionLostError, HttpError, HttpResponse
+from fastapi_foundry.engines.http_protocol import HttpConnection
+from fastapi_foundry.engines.transport import MAX_ANSWER_BYTES, early_error, hidden_error
+from fastapi_foundry.errors import EngineFailedError, FoundryError, StoppingError
+from fastapi_foundry.observability.logging import get_logger
+from fastapi_foundry.services.generations import Generation, Generations
+from fastapi_foundry.services.lanes import Place
+from fastapi_foundry.services.limit_tickets import FreeTicket, Ticket
+from fastapi_foundry.services.relay import FrameReader
+from fastapi_foundry.services.stopping import Stopping
+from fastapi_foundry.wire.errors import error_frame
+from fastapi_foundry.wire.sse import comment, first_frame_end
+
+__all__ = ["Exchange", "Parts", "Sink", "StreamExchange", "WholeExchange", "usage_of"]
+
+logger = get_logger(__name__)
+
+_OK: Final = 200
+# Nothing has been done for these, or not all that can be: the ordinary way loads the model, waits, or words the refusal.
+_ANOTHER_WAY: Final = frozenset({400, 404, 409, 413, 422, 429, 503})
+_MAX_FIRST_FRAME_BYTES: Final = 1024 * 1024
+_END_OF_STREAM: Final = b"[DONE]"
+_COMMENT: Final = comment("keep-alive")
+_PREFILL: Final = comment("prefill")
+
+
+class Sink(Protocol):
+    """Where an answer goes. Nothing waits: what the client does not take in time stays in memory, see ``writable``."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether the client takes what it gets; ``Exchange.resume`` is called when it does so again."""
+        ...
+
+    def answer(self, body: bytes) -> None:
+        """The whole answer."""
+        ...
+
+    def begin_stream(self) -> None:
+        """The head of a stream."""
+        ...
+
+    def frames(self, frames: bytes) -> None:
+        """Whole frames of a stream that has begun."""
+        ...
+
+    def end_stream(self) -> None:
+        """The end of a stream that has begun."""
+        ...
+
+    def fail(self, fact: FoundryError) -> None:
+        """The answer is that error; nothing has been said before."""
+        ...
+
+    def go_another_way(self) -> None:
+        """Nothing has been said, and the ordinary way has to answer."""
+        ...
+
+
+class Parts(NamedTuple):
+    """What an exchange is made of.
+
+    Attributes:
+        ticket: Given back at the end.
+        place: Left at the end.
+        generation: Concluded at the end.
+        way: To the engine.
+    """
+
+    ticket: Ticket | FreeTicket
+    place: Place
+    generation: Generation
+    generations: Generations
+    way: DirectWay
+    stopping: Stopping
+
+
+class Exchange:
+    """A request that is with its engine; see the two kinds below.
+
+    Args:
+        sink: Told of the answer, from the event loop's callbacks, once the exchange has been sent.
+    """
+
+    __slots__ = (
+        "_generations",
+        "_is_over",
+        "_line",
+        "_place",
+        "_request_id",
+        "_response",
+        "_routed",
+        "_sink",
+        "_stopping",
+        "engine_name",
+        "generation",
+        "ticket",
+    )
+
+    def __init__(self, sink: Sink, parts: Parts) -> None:
+        self.ticket, self._place, self.generation, self._generations, way, self._stopping = parts
+        self._routed, self._line, self.engine_name = way
+        self._sink = sink
+        self._response: HttpResponse | None = None
+        self._request_id = ""
+        self._is_over = False
+
+    def send(self, connection: HttpConnection, body: bytes, request_id: bytes) -> None:
+        """Send ``body``; what comes of it is told to the sink."""
+        self._request_id = request_id.decode()
+        self._routed.active += 1
+        self._routed.breaker.begin()
+        self._stopping.add(self._stop)
+        self._response = self._line.send(connection, body, request_id, self.news, streams=self.streams)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is a stream."""
+        raise NotImplementedError
+
+    def news(self) -> None:
+        """Something has arrived from the engine, or happened to it."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """The client takes what it gets again."""
+
+    def abandon(self) -> None:
+        """The client has gone: the engine's work ends with its connection."""
+        if not self._is_over:
+            self.generation.status = "cancelled"
+            self._routed.breaker.abandoned()
+            self._conclude()
+
+    def _stop(self) -> None:
+        self._fail(StoppingError())
+
+    def _conclude(self) -> None:
+        self._leave()
+        self._generations.conclude(self.generation, request_id=self._request_id)
+
+    def _leave(self) -> None:
+        self._is_over = True
+        self._stopping.discard(self._stop)
+        self._routed.active -= 1
+        self._place.leave()
+        self.ticket.release()
+        if self._response is not None:
+            self._response.close()
+
+    def _broke(self, failure: HttpError, response: HttpResponse) -> None:
+        if isinstance(failure, ConnectFailedError | ConnectionLostError) and not response.received_any:
+            # A kept connection that the engine has closed at this very moment, most likely: it has done nothing.
+            self._give_over()
+        else:
+            self._fail(self._line.fact(failure))
+
+    def _refused(self, response: HttpResponse, body: bytes) -> None:
+        if response.status in _ANOTHER_WAY:
+            self._give_over()
+        else:
+            self._fail(self._line.refusal(response, body, self.generation.model_id))
+
+    def _give_over(self) -> None:
+        """Let the ordinary way answer, which keeps books of its own; the ticket goes with the request."""
+        self._is_over = True
+        self._stopping.discard(self._stop)
+        self._routed.active -= 1
+        self._place.leave()
+        self._routed.breaker.abandoned()
+        if self._response is not None:
+            self._response.close()
+        self._sink.go_another_way()
+
+    def _fail(self, fact: FoundryError) -> None:
+        if self._is_over:
+            return
+        self.generation.ended_by(fact)
+        self._routed.breaker.failed(fact)
+        self._say_failure(fact)
+        self._conclude()
+
+    def _say_failure(self, fact: FoundryError) -> None:
+        self._sink.fail(fact)
+
+
+class WholeExchange(Exchange):
+    """An answer that is sent when all of it is there."""
+
+    __slots__ = ("_bytes", "_parts")
+
+    def __init__(self, sink: Sink, parts: Parts) -> None:
+        super().__init__(sink, parts)
+        self._parts: list[bytes] = []
+        self._bytes = 0
+
+    @property
+    def streams(self) -> bool:
+        """It is none."""
+        return False
+
+    def news(self) -> None:
+        """See ``Exchange``."""
+        response = self._response
+        if response is None or self._is_over:
+            return
+        if response.failure is not None:
+            self._broke(response.failure, response)
+            return
+        if part := response.take():
+            self._parts.append(part)
+            self._bytes += len(part)
+            if self._bytes > MAX_ANSWER_BYTES:
+                self._fail(EngineFailedError(f"The engine's answer is larger than {MAX_ANSWER_BYTES} bytes."))
+                return
+        if response.complete:
+            self._arrived(response, self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+
+    def _arrived(self, response: HttpResponse, body: bytes) -> None:
+        if response.status != _OK:
+            self._refused(response, body)
+            return
+        try:
+            if (fact := hidden_error(body)) is not None:
+                raise fact
+            self.generation.usage = usage_of(body)
+        except FoundryError as error:
+            self._fail(error)
+            return
+        self.generation.status = "ok"
+        self._sink.answer(body)
+        self._routed.breaker.succeeded()
+        self._conclude()
+
+
+class StreamExchange(Exchange):
+    """A stream whose frames are sent when they arrive.
+
+    Args:
+        hide_usage: Keep the usage frame from the client, which did not ask for it.
+        notice_s: After so many seconds without a first frame the client is told that it is being worked on.
+        keepalive_s: After so many seconds of silence later on a comment is sent.
+    """
+
+    __slots__ = (
+        "_first",
+        "_has_begun",
+        "_has_said",
+        "_keepalive_s",
+        "_last",
+        "_loop",
+        "_pause_s",
+        "_reader",
+        "_tail",
+        "_timer",
+    )
+
+    def __init__(self, sink: Sink, parts: Parts, *, hide_usage: bool, notice_s: float, keepalive_s: float) -> None:
+        super().__init__(sink, parts)
+        self._reader = FrameReader(hide_usage=hide_usage, meter=self.generation.meter)
+        self._first = b""
+        self._tail = b""
+        self._has_begun = False  # the engine's stream has
+        self._has_said = False  # the client has got the head
+        self._pause_s = notice_s
+        self._keepalive_s = keepalive_s
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._timer = self._loop.call_later(notice_s, self._silence)
+
+    @property
+    def streams(self) -> bool:
+        """It is one."""
+        return True
+
+    def resume(self) -> None:
+        """See ``Exchange``."""
+        self.news()
+
+    def news(self) -> None:
+        """See ``Exchange``."""
+        response = self._response
+        if response is None or self._is_over:
+            return
+        if not self._sink.writable:
+            response.expect_nothing()  # the silence is the client's
+            return
+        try:
+            self._take(response)
+        except FoundryError as fact:
+            self._fail(fact)
+
+    def _take(self, response: HttpResponse) -> None:
+        if self._has_begun:
+            self._pass_on(response.take(), response)
+        elif not self._begin(response):
+            return
+        if self._is_over:
+            return
+        if response.failure is not None:
+            raise self._line.fact(response.failure)
+        if not response.complete:
+            response.expect_more()
+            return
+        if response.ends_with_connection and _END_OF_STREAM not in self._tail:
+            # Without a length, only the stream's own end mark tells the end from a crash.
+            raise self._line.fact(ConnectionLostError("the connection ended before the stream did", received_any=True))
+        self._reader.end()
+        self._end()
+
+    def _begin(self, response: HttpResponse) -> bool:
+        """Whether the first frame has come, and is none that reports an error."""
+        if not response.head_complete:
+            if response.failure is not None and self._has_said:
+                raise self._line.fact(response.failure)
+            if response.failure is not None:
+                self._broke(response.failure, response)
+            return False
+        self._first += response.take()
+        is_first_whole = first_frame_end(self._first) >= 0 or len(self._first) > _MAX_FIRST_FRAME_BYTES
+        if response.failure is None and not response.complete and (response.status != _OK or not is_first_whole):
+            response.expect_more()
+            return False
+        if response.status != _OK:
+            self._refuse(response)
+            return False
+        if response.failure is not None and not is_first_whole:
+            raise self._line.fact(response.failure)
+        if (fact := early_error(self._first)) is not None:
+            raise fact
+        if not self._first:
+            raise EngineFailedError("The engine ended its stream before it said anything.")
+        self._has_begun, self._pause_s = True, self._keepalive_s
+        self._note_first_byte()
+        first, self._first = self._first, b""
+        self._pass_on(first, response)
+        return True
+
+    def _refuse(self, response: HttpResponse) -> None:
+        if self._has_said:
+            raise self._line.refusal(response, self._first, self.generation.model_id)
+        self._refused(response, self._first)
+
+    def _note_first_byte(self) -> None:
+        self.generation.first_byte_s = self._generations.elapsed_s(self.generation)
+
+    def _pass_on(self, chunk: bytes, response: HttpResponse) -> None:
+        if not chunk:
+            return
+        if response.ends_with_connection:
+            self._tail = (self._tail + chunk)[-2 * len(_END_OF_STREAM) :]
+        whole = self._reader.split(chunk)
+        if whole and (passed := self._reader.pass_on(whole)):
+            self._say(passed)
+
+    def _say(self, frames: bytes) -> None:
+        self._last = self._loop.time()
+        if not self._has_said:
+            self._has_said = True
+            self._sink.begin_stream()
+        self._sink.frames(frames)
+
+    def _end(self) -> None:
+        if not self._has_said:
+            raise EngineFailedError("The engine ended its stream before it said anything.")
+        self.generation.status = "failed" if self._reader.error_passed else "ok"
+        self._sink.end_stream()
+        self._routed.breaker.succeeded()
+        self._conclude()
+
+    def _silence(self) -> None:
+        """Give a sign of life, unless there has been one, and look again."""
+        silent_s = self._loop.time() - self._last
+        if silent_s >= self._pause_s:
+            if self._sink.writable:
+                self._say(_COMMENT if self._has_begun else _PREFILL)
+            silent_s = 0.0
+        self._timer = self._loop.call_later(self._pause_s - silent_s, self._silence)
+
+    def _leave(self) -> None:
+        self._timer.cancel()
+        self.generation.usage, self.generation.content_frames = self._reader.usage, self._reader.content_frames
+        super()._leave()
+
+    def _give_over(self) -> None:
+        self._timer.cancel()
+        if self.generation.meter is not None:
+            self.generation.meter.settle()
+        super()._give_over()
+
+    def _say_failure(self, fact: FoundryError) -> None:
+        if not self._has_said:
+            super()._say_failure(fact)
+            return
+        logger.error("stream broke", error=fact.message, code=fact.code, request_id=self._request_id)
+        self._sink.frames(error_frame(fact))
+        self._sink.end_stream()
+
+
+def usage_of(body: bytes) -> dict[str, Any]:
+    """The usage that a whole answer tells; empty where it tells none.
+
+    Raises:
+        EngineFailedError: It is no JSON object.
+    """
+    try:
+        usage = orjson.loads(body).get("usage")
+    except (orjson.JSONDecodeError, AttributeError) as error:
+        raise EngineFailedError("The engine's answer is not JSON.") from error
+    return usage if isinstance(usage, dict) else {}
