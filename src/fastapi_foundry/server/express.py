@@ -9,7 +9,6 @@ and errors.
 from __future__ import annotations
 
 import time
-from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.types import ASGIApp
@@ -33,6 +32,7 @@ __all__ = ["ExpressProtocol"]
 
 logger = get_logger(__name__)
 
+_OK: Final = 200
 _CLIENT_CLOSED_REQUEST: Final = 499
 _MOST_HELD_BYTES: Final = 65_536
 
@@ -131,12 +131,12 @@ class ExpressProtocol(BoundedProtocol):
     def answer(self, body: bytes) -> None:
         """See ``Sink``."""
         head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
-        self._write(HTTPStatus.OK, head, body)
+        self._write(_OK, head, body)
         self._settle()
 
     def begin_stream(self) -> None:
         """See ``Sink``."""
-        self._write(HTTPStatus.OK, _STREAM_HEADERS)
+        self._write(_OK, _STREAM_HEADERS)
 
     def frames(self, frames: bytes) -> None:
         """See ``Sink``."""

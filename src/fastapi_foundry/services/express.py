@@ -173,7 +173,9 @@ class ExpressService:
             place.leave()
             line.give_back(connection)
             return None
-        generation = self._generations.begin(principal, way.model_id, CHAT_PATH, parsed)
+        generation = self._generations.begin(
+            principal, way.model_id, CHAT_PATH, parsed, metered=bool(parsed.get("stream"))
+        )
         parts = Parts(ticket, place, generation, self._generations, way.way, self._stopping)
         exchange = self._exchange(sink, parts, parsed)
         self.taken += 1

@@ -143,9 +143,16 @@ class Generations:
         model = model_id if self._is_known(model_id) else UNKNOWN_MODEL
         self._usage.record(Use(principal.key_id, model, 0, 0, 0.0, failed=True))
 
-    def begin(self, principal: Principal, model_id: str, path: str, parsed: Mapping[str, Any]) -> Generation:
-        """Open the books for one generation; ``conclude`` has to follow."""
-        return Generation(principal, model_id, path, parsed, self._clock(), self._limits.meter(principal))
+    def begin(
+        self, principal: Principal, model_id: str, path: str, parsed: Mapping[str, Any], *, metered: bool = True
+    ) -> Generation:
+        """Open the books for one generation; ``conclude`` has to follow.
+
+        Args:
+            metered: Whether it may end in the middle for its budget, as streams may.
+        """
+        meter = self._limits.meter(principal) if metered else None
+        return Generation(principal, model_id, path, parsed, self._clock(), meter)
 
     def elapsed_s(self, generation: Generation) -> float:
         """Seconds since it began."""
