@@ -76,9 +76,7 @@ def build_services(
         config_path: The configuration file in use, for a service that has to be started with the same.
     """
     via = Via()
-    if engine is None and foundry is not None:
-        engine = _repaired(foundry, settings)
-    router = build_engine(settings, foundry=engine, config_path=config_path, via=via)
+    router = build_engine(settings, engine=engine, foundry=foundry, config_path=config_path, via=via)
     ai, server = settings.foundry_ai, settings.fastapi_server
     cached = build_cache(settings, router)
     models = ModelsService(router) if cached is None else ModelsService(router, changed=cached.forget_all)
@@ -159,22 +157,28 @@ def build_services(
 
 
 def build_engine(
-    settings: Settings, *, foundry: Engine | None = None, config_path: Path | None = None, via: Via | None = None
+    settings: Settings,
+    *,
+    engine: Engine | None = None,
+    foundry: FoundryLocalEngine | None = None,
+    config_path: Path | None = None,
+    via: Via | None = None,
 ) -> Router:
     """Foundry Local and the configured engines behind one router; nothing is started or looked for yet.
 
     Args:
-        foundry: Instead of Foundry Local.
+        engine: Instead of Foundry Local.
+        foundry: Foundry Local, where it has been started already.
         config_path: The configuration file in use, for a service that has to be started with the same.
         via: Tells further engines which gateways a request has passed.
 
     Raises:
         ConfigurationError: An engine's key is not where the settings say.
     """
-    if foundry is not None:
-        first = RoutedEngine(FOUNDRY, foundry)
+    if engine is not None:
+        first = RoutedEngine(FOUNDRY, engine)
     else:
-        local = FoundryLocalEngine(settings, config_path=config_path)
+        local = foundry or FoundryLocalEngine(settings, config_path=config_path)
         first = RoutedEngine(FOUNDRY, _repaired(local, settings), places=_places(local, settings))
     others = [
         RoutedEngine(

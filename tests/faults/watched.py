@@ -7,6 +7,7 @@ hears a cancel, and when its engine is done with a request.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import subprocess
@@ -22,12 +23,17 @@ from typing import Any, Final
 from fastapi_foundry.daemon.job import Job
 from tests.support.processes import ProductProcess, _running
 
-__all__ = ["Record", "Watched", "watched_service"]
+__all__ = ["DECODING", "PROMPT", "WAITING", "Left", "Record", "Watched", "watched_service"]
 
+WAITING: Final = "waiting"
+PROMPT: Final = "prompt"
+DECODING: Final = "decoding"
 _RECORD_VARIABLE: Final = "WATCHED_RECORD"
 _ROOT: Final = Path(__file__).parents[2]
 # The runner's pid, its number for the request, what happened, and when in nanoseconds of the system's monotonic clock.
 _NOTE: Final = struct.Struct("<IIBQ")
+# The demo model takes 400,000 or more for a token on any machine that is known.
+_QUICKEST_NS: Final = 200_000
 _TAKEN_UP, _PIECE, _CANCEL = 1, 2, 3
 
 
@@ -48,6 +54,57 @@ class Watched:
     def tokens_after(self, moment: int | None) -> int:
         """How many pieces were decoded later than that."""
         return 0 if moment is None else sum(when > moment for when in self.pieces)
+
+    def decoded_after(self, moment: int | None) -> int:
+        """How many of those were decoded later, too, and had not waited in the engine until a thread took them."""
+        if moment is None:
+            return 0
+        pairs = itertools.pairwise([0, *self.pieces])
+        return sum(when > moment and when - before > _QUICKEST_NS for before, when in pairs)
+
+
+@dataclass
+class Left:
+    """A client that has left.
+
+    Attributes:
+        when: By ``time.monotonic_ns``, just before its socket was closed.
+        received: Pieces of the answer that it had got.
+        reached: Its request as a runner saw it; None where none ever did.
+    """
+
+    when: int
+    received: int = 0
+    reached: Watched | None = None
+
+    @property
+    def phase(self) -> str:
+        """In which phase it left; a request that had not reached an engine waited, for a place or a load."""
+        if self.reached is None or (self.reached.taken_up or self.when) >= self.when:
+            return WAITING
+        return PROMPT if not self.reached.pieces or self.reached.pieces[0] > self.when else DECODING
+
+    @property
+    def later(self) -> int:
+        """Tokens that a runner counted after it had left."""
+        return 0 if self.reached is None else self.reached.tokens_after(self.when)
+
+    @property
+    def after_cancel(self) -> int:
+        """Those of them that the runner counted after it had heard of it."""
+        return 0 if self.reached is None else self.reached.tokens_after(self.reached.cancelled)
+
+    @property
+    def decoded(self) -> int:
+        """Those of these that had not been decoded before."""
+        return 0 if self.reached is None else self.reached.decoded_after(self.reached.cancelled)
+
+    @property
+    def heard_ms(self) -> float | None:
+        """Milliseconds until the runner heard of it."""
+        if self.reached is None or self.reached.cancelled is None:
+            return None
+        return (self.reached.cancelled - self.when) / 1e6
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,9 @@ async def running_gateway(
     The engine is a fake one unless another is given, or the address of one (``foundry_ai__base_url``).
     """
     settings = gateway_settings(home, **overrides)
-    services = build_services(settings, engine=engine or (None if "foundry_ai__base_url" in overrides else FakeEngine()))
+    services = build_services(
+        settings, engine=engine or (None if "foundry_ai__base_url" in overrides else FakeEngine())
+    )
     desk = express_desk(services.express, settings)
     server = GatewayServer(
         create_app(settings, services), settings, stopping=services.stopping, ready=lambda: None, desk=desk
