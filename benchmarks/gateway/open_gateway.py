@@ -18,9 +18,11 @@ from fastapi_foundry.api.access_control import AccessControl
 from fastapi_foundry.api.limits import Limits
 from fastapi_foundry.cli.main import main
 from fastapi_foundry.container import Services
-from fastapi_foundry.security.principal import LOCAL
+from fastapi_foundry.security.principal import LOCAL, Principal
 from fastapi_foundry.server import running
+from fastapi_foundry.services.access import AccessService, Recognition
 from fastapi_foundry.services.inference import InferenceDefaults, InferenceService
+from fastapi_foundry.services.limits import LimitsService
 from fastapi_foundry.settings import Settings
 
 
@@ -35,11 +37,41 @@ class Everybody:
         await self._app(scope, receive, send)
 
 
+class OpenAccess(AccessService):
+    """Does so on the express way."""
+
+    def __init__(self) -> None:
+        pass
+
+    def recognise(self, token: str | None, *, from_elsewhere: bool) -> Recognition:
+        del token, from_elsewhere
+        return Recognition(LOCAL)
+
+    def still_knows(self, recognition: Recognition) -> bool:
+        del recognition
+        return True
+
+
+class NoLimits(LimitsService):
+    """Limits nobody."""
+
+    def __init__(self) -> None:
+        pass
+
+    def apply_to(self, principal: Principal) -> bool:
+        del principal
+        return False
+
+
 def build_services(settings: Settings, **more: Any) -> Services:
     services = bootstrap.build_services(settings, **more)
     ai = settings.foundry_ai
     defaults = InferenceDefaults(model=ai.default_model, temperature=ai.temperature, max_tokens=ai.max_tokens)
-    return replace(services, inference=InferenceService(services.engine, services.models, defaults))
+    inference = InferenceService(services.engine, services.models, defaults)
+    express = services.express
+    express._access, express._limits = OpenAccess(), NoLimits()  # noqa: SLF001 - nothing else is to differ
+    express._generations = inference.generations  # noqa: SLF001 - as above
+    return replace(services, inference=inference)
 
 
 def create_app(settings: Settings, services: Services) -> ASGIApp:
