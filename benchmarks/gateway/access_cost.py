@@ -152,7 +152,11 @@ def main() -> None:
         def environment() -> dict[str, str]:
             home = stack.enter_context(tempfile.TemporaryDirectory())
             env = {"FOUNDRY_HOME": home, "HOME": home, "FOUNDRY_BASE_URL": f"http://127.0.0.1:{engine_port}"}
-            return env | {"FASTAPI_FOUNDRY__FOUNDRY_AI__PRELOAD": "false", "FOUNDRY_DEFAULT_MODEL": "double:1"}
+            return env | {
+                "FASTAPI_FOUNDRY__FOUNDRY_AI__PRELOAD": "false",
+                "FASTAPI_FOUNDRY__FOUNDRY_AI__PROBE_ENGINES": "false",
+                "FOUNDRY_DEFAULT_MODEL": "double:1",
+            }
 
         env = environment()
         if not options.key_alone:

@@ -25,7 +25,7 @@ async def tokenize(service: Service, exchange: Exchange) -> None:
             counted = orjson.loads((await call.result()).data or b"{}")
     # The engine keeps the tokens themselves to itself.
     count = {"count": counted["prompt_tokens"], "max_model_len": counted["context_length"]}
-    await exchange.answer(count | {"tokens": None, "token_strs": None})
+    await exchange.answer(count | dict.fromkeys(("tokens", "token_strs")))
 
 
 def _as_chat(body: dict[str, Any]) -> dict[str, Any]:
