@@ -10,7 +10,7 @@ import pytest
 
 from fastapi_foundry.errors import StorageUnavailableError
 from fastapi_foundry.services import usage as usage_module
-from fastapi_foundry.services.budgets import EVERYBODY, Spent
+from fastapi_foundry.services.budgets import EVERYBODY
 from fastapi_foundry.services.usage import LOCAL_KEY, OTHER_MODELS, UsageService, Use
 from fastapi_foundry.storage.database import Database
 from fastapi_foundry.storage.usage import UsageFigures, UsageQuery, UsageStore
@@ -75,11 +75,11 @@ async def test_a_database_that_fails_costs_no_figures(database: Database) -> Non
     with pytest.raises(StorageUnavailableError):
         await service.flush()
     service.record(use())
-    assert service.budgets.spent("key_1") == Spent(14, 14)
+    assert service.budgets.spent("key_1") == (14, 14)
     await database.open()
     await service.flush()
     assert list((await everything(database)).values()) == [UsageFigures(2, 0, 6, 8, 1.0)]
-    assert service.budgets.spent("key_1") == Spent(14, 14)
+    assert service.budgets.spent("key_1") == (14, 14)
 
 
 class ForgetfulStore(UsageStore):
@@ -101,7 +101,7 @@ async def test_what_has_been_written_is_not_written_again_when_reading_fails(dat
         await service.watch("key_1")
     assert not service.budgets.knows("key_1")
     await service.watch("key_1")
-    assert service.budgets.spent("key_1") == Spent(7, 7)
+    assert service.budgets.spent("key_1") == (7, 7)
     assert [figures.requests for figures in (await everything(database)).values()] == [1]
 
 
@@ -134,14 +134,14 @@ async def test_budgets_see_what_other_processes_use(database: Database) -> None:
     await theirs.flush()
     await mine.watch("key_1", EVERYBODY)
     mine.record(use())
-    assert mine.budgets.spent("key_1") == Spent(14, 14)
+    assert mine.budgets.spent("key_1") == (14, 14)
     theirs.record(use())
     theirs.record(use("key_2"))
     await theirs.flush()
     await mine.flush()
-    assert mine.budgets.spent("key_1") == Spent(21, 21)
-    assert mine.budgets.spent(EVERYBODY) == Spent(28, 28)
-    assert mine.budgets.spent("key_2") == Spent(0, 0)
+    assert mine.budgets.spent("key_1") == (21, 21)
+    assert mine.budgets.spent(EVERYBODY) == (28, 28)
+    assert mine.budgets.spent("key_2") == (0, 0)
 
 
 async def test_a_new_day_and_a_new_month_begin_at_nothing(database: Database) -> None:
@@ -151,28 +151,28 @@ async def test_a_new_day_and_a_new_month_begin_at_nothing(database: Database) ->
     await service.watch("key_1")
     service.record(use())
     clock.now += 86_400  # the last of the month
-    assert service.budgets.spent("key_1") == Spent(0, 7)
+    assert service.budgets.spent("key_1") == (0, 7)
     service.record(use())
-    assert service.budgets.spent("key_1") == Spent(7, 14)
+    assert service.budgets.spent("key_1") == (7, 14)
     await service.flush()
-    assert service.budgets.spent("key_1") == Spent(7, 14)
+    assert service.budgets.spent("key_1") == (7, 14)
     clock.now += 86_400
-    assert service.budgets.spent("key_1") == Spent(0, 0)
+    assert service.budgets.spent("key_1") == (0, 0)
     service.record(use())
     await service.flush()
-    assert service.budgets.spent("key_1") == Spent(7, 7)
+    assert service.budgets.spent("key_1") == (7, 7)
 
 
 async def test_tokens_under_way_count_until_they_are_recorded(database: Database) -> None:
     service = UsageService(UsageStore(database), now=Clock())
     await service.watch("key_1")
-    service.budgets.charge("key_1", 5)
+    assert not service.budgets.charge("key_1", (4, None), 5, NOON)
     await service.flush()
-    assert service.budgets.spent("key_1") == Spent(5, 5)
+    assert service.budgets.spent("key_1") == (5, 5)
     service.record(use(completion=6))
-    service.budgets.charge("key_1", -5)
+    assert service.budgets.charge("key_1", (4, None), -5, NOON)  # it had been passed before
     await service.flush()
-    assert service.budgets.spent("key_1") == Spent(9, 9)
+    assert service.budgets.spent("key_1") == (9, 9)
 
 
 async def test_nobody_is_watched_for_ever(database: Database) -> None:

@@ -61,7 +61,7 @@ async def running_gateway(
     services = build_services(
         settings, engine=engine or (None if "foundry_ai__base_url" in overrides else FakeEngine())
     )
-    desk = express_desk(services.express, settings)
+    desk = express_desk(services.express, services.limits, settings)
     server = GatewayServer(
         create_app(settings, services), settings, stopping=services.stopping, ready=lambda: None, desk=desk
     )

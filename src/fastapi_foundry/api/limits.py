@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from typing import Final, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Final, cast
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,11 +15,11 @@ from fastapi_foundry.api.problems import problem_response
 from fastapi_foundry.errors import FoundryError, TokenBudgetExceededError
 from fastapi_foundry.observability.logging import get_logger
 from fastapi_foundry.security.principal import Principal
-from fastapi_foundry.services.limit_gates import Shape
+from fastapi_foundry.services.limit_gates import Notice, Shape
 from fastapi_foundry.services.limit_tickets import FREE_TICKET, FreeTicket, Ticket
 from fastapi_foundry.services.limits import LimitsService
 
-__all__ = ["TICKET", "Limits", "limit_headers", "limit_lines", "ticket_of"]
+__all__ = ["TICKET", "LimitLines", "Limits", "limit_headers", "ticket_of"]
 
 logger = get_logger(__name__)
 
@@ -34,7 +36,8 @@ _PARAMETERS: Final = {
     "tokens-per-month": ';qu="tokens"',
     _PLACES: ';qu="concurrent-requests"',
 }
-_Headers = tuple[tuple[bytes, bytes], ...]
+_Pattern = tuple[bytes, bytes, tuple[int, ...]]
+_MOST_NOTICES: Final = 1024
 _REQUESTS: Final = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
 _TOKENS: Final = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
 # OpenAI's clients would ask twice more, and be refused twice more.
@@ -84,72 +87,95 @@ def ticket_of(request: Request) -> Ticket | FreeTicket:
     return cast("Ticket | FreeTicket", request.scope.get(TICKET, FREE_TICKET))
 
 
-def limit_headers(shape: Shape, values: list[int]) -> list[tuple[bytes, bytes]]:
-    """OpenAI's headers for requests and for tokens (the limit with the least left), and those of the IETF's draft."""
-    form = _form(shape)
-    headers: list[tuple[bytes, bytes]] = []
-    if form.requests:
-        headers += _openai(_REQUESTS, form.requests[0], values)
-    if form.tokens:
-        headers += _openai(_TOKENS, form.least(values), values)
-    headers += ((b"ratelimit-policy", form.policy), (b"ratelimit", form.state % tuple(values)))
-    return headers
+def limit_headers(shape: Shape, left: Sequence[int], resets: Sequence[int]) -> list[tuple[bytes, bytes]]:
+    """OpenAI's headers for requests and for tokens (the limit with the least left), and those of the IETF's draft.
+
+    Args:
+        shape: Which limits there are.
+        left: What is left of each.
+        resets: In how many seconds all of each is free again; none for requests at the same time.
+    """
+    return [
+        (name, pattern % tuple([left[at] for at in places]) if places else pattern)
+        for name, pattern, places in _patterns(shape, _least(shape, left), resets)
+    ]
 
 
-def limit_lines(shape: Shape, values: list[int]) -> bytes:
-    """``limit_headers`` as they are written, by one format for all of a shape."""
-    form = _form(shape)
-    filled: list[int | bytes] = []
-    if form.requests:
-        at = form.requests[0][1]
-        filled += (values[at], _duration(values[at + 1]))
-    if form.tokens:
-        figure, at = form.least(values)
-        filled += (figure, values[at], _duration(values[at + 1]))
-    return form.lines % (*filled, *values)
+class LimitLines:
+    """``limit_headers`` as they are written; what does not change within a second is made once for each key.
+
+    Args:
+        limits: Knows how full the limits are.
+    """
+
+    def __init__(self, limits: LimitsService) -> None:
+        self._limits = limits
+        self._made: dict[Notice, _Lines] = {}
+
+    def of(self, notice: Notice) -> bytes:
+        """The lines at this moment, as far as this process knows."""
+        left, moment = self._limits.left(notice)
+        lines = self._made.get(notice)
+        if lines is None or lines.moment != moment:
+            if len(self._made) >= _MOST_NOTICES:
+                self._made.clear()
+            lines = self._made[notice] = _Lines(notice.shape, self._limits.resets(notice), moment)
+        return lines.filled(left)
 
 
-class _Form(NamedTuple):
-    """How the limits of one shape are said; ``requests`` and ``tokens``: the figure and where its values begin."""
+class _Lines:
+    """The lines of one moment, into which only what is left has to be filled.
 
-    requests: list[tuple[bytes, int]]
-    tokens: list[tuple[bytes, int]]
-    policy: bytes
-    state: bytes
-    lines: bytes
+    Attributes:
+        moment: For which they hold.
+    """
 
-    def least(self, values: list[int]) -> tuple[bytes, int]:
-        """The limit for tokens that has the least left."""
-        least = self.tokens[0]
-        for each in self.tokens[1:]:
-            if values[each[1]] < values[least[1]]:
-                least = each
-        return least
+    __slots__ = ("_patterns", "_resets", "_shape", "moment")
+
+    def __init__(self, shape: Shape, resets: Sequence[int], moment: tuple[int, ...]) -> None:
+        self.moment = moment
+        self._shape = shape
+        self._resets = resets
+        # By the limit for tokens that has the least left: the lines, and which values they take.
+        self._patterns: dict[int, tuple[bytes, Callable[[Sequence[int]], object]]] = {}
+
+    def filled(self, left: Sequence[int]) -> bytes:
+        """The lines, with what is left of each limit."""
+        least = _least(self._shape, left)
+        found = self._patterns.get(least)
+        if found is None:
+            parts = _patterns(self._shape, least, self._resets)
+            lines = b"".join([b"%b: %b\r\n" % (name, pattern) for name, pattern, _ in parts])
+            found = self._patterns[least] = lines, itemgetter(*[at for _, _, places in parts for at in places])
+        lines, picked = found
+        return lines % picked(left)
+
+
+def _least(shape: Shape, left: Sequence[int]) -> int:
+    """Where the limit for tokens is that has the least left; -1 where there is none."""
+    places = _token_places(shape)
+    return min(places, key=left.__getitem__) if len(places) > 1 else places[0]
 
 
 @functools.lru_cache(maxsize=4096)
-def _form(shape: Shape) -> _Form:
-    requests, tokens, at = [], [], 0
-    for kind, limit in shape:
-        if kind == "requests":
-            requests.append((b"%d" % limit, at))
-        elif kind.startswith("tokens"):
-            tokens.append((b"%d" % limit, at))
-        at += 2
-    policy = ", ".join(f'"{kind}";q={limit}{_PARAMETERS[kind]}' for kind, limit in shape).encode()
-    state = ", ".join(f'"{kind}";r=%d' + (";t=%d" if kind != _PLACES else "") for kind, _ in shape).encode()
-    lines = []
-    if requests:
-        lines.append(b"%b: %b\r\n%b: %%d\r\n%b: %%b\r\n" % (_REQUESTS[0], requests[0][0], *_REQUESTS[1:]))
-    if tokens:
-        lines.append(b"%b: %%b\r\n%b: %%d\r\n%b: %%b\r\n" % _TOKENS)
-    lines.append(b"ratelimit-policy: %b\r\nratelimit: %b\r\n" % (policy, state))
-    return _Form(requests, tokens, policy, state, b"".join(lines))
+def _token_places(shape: Shape) -> tuple[int, ...]:
+    return tuple([at for at, (kind, _) in enumerate(shape) if kind.startswith("tokens")]) or (-1,)
 
 
-def _openai(names: tuple[bytes, bytes, bytes], limit: tuple[bytes, int], values: list[int]) -> _Headers:
-    figure, at = limit
-    return (names[0], figure), (names[1], b"%d" % values[at]), (names[2], _duration(values[at + 1]))
+def _patterns(shape: Shape, least: int, resets: Sequence[int]) -> list[_Pattern]:
+    """Each header, with a ``%d`` for what is left of the limits whose places are named."""
+    patterns: list[_Pattern] = []
+    for names, at in ((_REQUESTS, 0 if shape[0][0] == "requests" else -1), (_TOKENS, least)):
+        if at >= 0:
+            patterns.append((names[0], b"%d" % shape[at][1], ()))
+            patterns.append((names[1], b"%d", (at,)))
+            patterns.append((names[2], _duration(resets[at]), ()))
+    policy = ", ".join([f'"{kind}";q={limit}{_PARAMETERS[kind]}' for kind, limit in shape])
+    until = [f";t={reset}" for reset in resets] + [""]  # the last kind has none
+    state = ", ".join([f'"{kind}";r=%d{when}' for (kind, _), when in zip(shape, until, strict=False)])
+    patterns.append((b"ratelimit-policy", policy.encode(), ()))
+    patterns.append((b"ratelimit", state.encode(), tuple(range(len(shape)))))
+    return patterns
 
 
 async def _refuse(fact: FoundryError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -80,7 +80,7 @@ class Breaker:
 
     def begin(self) -> None:
         """A request is being sent; the first one after a pause is the trial."""
-        if self.state is BreakerState.OPEN:
+        if self._failures >= self._policy.failures:
             self._on_trial = True
 
     def succeeded(self) -> None:

@@ -6,13 +6,13 @@ What the express way of plain requests uses. Whatever is not plain goes the ordi
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastapi_foundry.engines.http_client import HttpClient, HttpError, HttpResponse, Origin, Timeouts
 from fastapi_foundry.engines.http_protocol import HttpConnection
+from fastapi_foundry.engines.http_response import Listener
 from fastapi_foundry.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class DirectLine:
         self.client.give_back(connection)
 
     def send(
-        self, connection: HttpConnection, body: bytes, request_id: bytes, listener: Callable[[], None], *, streams: bool
+        self, connection: HttpConnection, body: bytes, request_id: bytes, listener: Listener, *, streams: bool
     ) -> HttpResponse:
         """Send a chat request, without waiting for anything.
 
@@ -59,13 +59,11 @@ class DirectLine:
             connection: Of ``take``.
             body: The request's JSON.
             request_id: Visible ASCII, and no line break.
-            listener: Called after whatever happens to the response, from the event loop's callbacks.
+            listener: Told of the response.
         """
         head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self.head, request_id, len(body))
         limits = self.stream if streams else self.whole
-        response = connection.send(head, body, limits, asyncio.get_running_loop().time(), listener=listener)
-        connection.expect(limits.first_byte_s, "first_byte")
-        return response
+        return connection.send(head, body, limits, listener=listener)
 
 
 class DirectWay(NamedTuple):

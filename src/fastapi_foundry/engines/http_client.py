@@ -26,8 +26,9 @@ from fastapi_foundry.engines.http_errors import (
     ResponseTimeoutError,
     Timeouts,
 )
-from fastapi_foundry.engines.http_protocol import HttpConnection
+from fastapi_foundry.engines.http_protocol import HttpConnection, KnownHeads
 from fastapi_foundry.engines.http_response import HttpResponse
+from fastapi_foundry.engines.outbox import Outbox
 
 __all__ = [
     "ConnectFailedError",
@@ -87,6 +88,8 @@ class HttpClient:
         self._max_idle_per_origin = max_idle_per_origin
         self._max_idle_s = max_idle_s
         self._ssl_context = ssl_context
+        self._heads = KnownHeads()
+        self._outbox = Outbox()
         self._idle: dict[Origin, deque[HttpConnection]] = {}
         self._open: dict[HttpConnection, Origin] = {}
         self._sweep: asyncio.TimerHandle | None = None
@@ -138,7 +141,7 @@ class HttpClient:
         head = _head(method, target, headers, body)
         loop = asyncio.get_running_loop()
         started_at = loop.time()
-        connection = None if fresh else self._take(target.origin, started_at)
+        connection = None if fresh else self.take_idle(target.origin)
         if connection is not None:
             try:
                 return await _exchange(connection, method, head, body, timeouts, started_at)
@@ -150,7 +153,13 @@ class HttpClient:
 
     def take_idle(self, origin: Origin) -> HttpConnection | None:
         """A kept connection, for one ``send`` on it, or to be given back; None where there is none."""
-        return self._take(origin, asyncio.get_running_loop().time())
+        connections = self._idle.get(origin)
+        while connections:
+            connection = connections.pop()  # the last one used is the one most likely alive
+            if connection.is_fresh(self._max_idle_s):
+                return connection
+            connection.abort()
+        return None
 
     def give_back(self, connection: HttpConnection) -> None:
         """Keep a connection of ``take_idle`` on which nothing has been sent."""
@@ -198,7 +207,7 @@ class HttpClient:
         loop = asyncio.get_running_loop()
 
         def protocol() -> HttpConnection:
-            return HttpConnection(loop, self._limits, self._free, self._lost)
+            return HttpConnection(loop, self._limits, self._heads, self._outbox, self._free, self._lost)
 
         context = self._ssl_context if scheme == "https" else None
         addresses = _LOCALHOST if host == "localhost" else (host,)
@@ -218,26 +227,19 @@ class HttpClient:
             raise ConnectFailedError("the client is closed", refused=False)
         return connection
 
-    def _take(self, origin: Origin, now: float) -> HttpConnection | None:
-        connections = self._idle.get(origin)
-        while connections:
-            connection = connections.pop()  # the last one used is the one most likely alive
-            if connection.usable and now - connection.idle_since < self._max_idle_s:
-                return connection
-            connection.abort()
-        return None
-
     def _free(self, connection: HttpConnection) -> None:
         """Called by a connection whose response has ended."""
-        connections = self._idle.setdefault(self._open[connection], deque())
+        origin = self._open[connection]
+        connections = self._idle.get(origin)
+        if connections is None:
+            connections = self._idle[origin] = deque()
         if self._closed or len(connections) >= self._max_idle_per_origin:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.rest()
         connections.append(connection)
         if self._sweep is None:
-            self._sweep = loop.call_later(self._max_idle_s, self._close_old)
+            self._sweep = asyncio.get_running_loop().call_later(self._max_idle_s, self._close_old)
 
     def _lost(self, connection: HttpConnection) -> None:
         """Called by a connection that has ended."""

@@ -27,11 +27,43 @@ from fastapi_foundry.engines.http_errors import (
     ResponseTimeoutError,
     Timeouts,
 )
-from fastapi_foundry.engines.http_response import HttpResponse
+from fastapi_foundry.engines.http_response import HttpResponse, KnownHead, Listener
+from fastapi_foundry.engines.outbox import Outbox
 
-__all__ = ["HttpConnection"]
+__all__ = ["HttpConnection", "KnownHeads"]
 
 _FIRST_FINAL_STATUS: Final = 200
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_MOST_HEADS: Final = 1024
+_LONGEST_SIZE: Final = 9  # of a chunk's size in hexadecimal digits, and the line's end
+
+
+class KnownHeads:
+    """Heads of whole responses that the parser has read, so that it need not read the very same bytes again.
+
+    An engine's answers have few heads: those of one second and one length are the same. Belongs to one event loop.
+    """
+
+    __slots__ = ("_heads",)
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, KnownHead] = {}
+
+    def find(self, data: bytes) -> tuple[KnownHead | None, int]:
+        """What ``data`` begins with, if all of that response is in it and nothing behind it; and where its body begins."""
+        end = data.find(_END_OF_HEAD)
+        head = self._heads.get(data[:end])
+        body = end + len(_END_OF_HEAD)
+        return (head if head is not None and len(data) - body == head.content_length else None), body
+
+    def learn(self, data: bytes, response: HttpResponse) -> None:
+        """Remember the head of ``response``, which came as ``data``, unless something about it is particular."""
+        end, length = data.find(_END_OF_HEAD), response.content_length
+        if not length or response.head_only or len(data) - end - len(_END_OF_HEAD) != length:
+            return
+        if len(self._heads) >= _MOST_HEADS:
+            self._heads.clear()
+        self._heads[data[:end]] = KnownHead(response.status, length, response.raw_headers)
 
 
 class HttpConnection(asyncio.Protocol):
@@ -40,6 +72,8 @@ class HttpConnection(asyncio.Protocol):
     Args:
         loop: The event loop it belongs to.
         limits: See ``Limits``.
+        heads: Shared by the connections of a client.
+        outbox: The same.
         on_free: Called when a response has ended and the connection can carry another one.
         on_lost: Called once, when it is closed.
     """
@@ -48,6 +82,8 @@ class HttpConnection(asyncio.Protocol):
         self,
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
+        heads: KnownHeads,
+        outbox: Outbox,
         on_free: Callable[[HttpConnection], None],
         on_lost: Callable[[HttpConnection], None],
     ) -> None:
@@ -55,6 +91,8 @@ class HttpConnection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         self._loop = loop
         self._limits = limits
+        self._heads = heads
+        self._outbox = outbox
         self._on_free = on_free
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
@@ -62,6 +100,7 @@ class HttpConnection(asyncio.Protocol):
         self._response: HttpResponse | None = None
         self._fed_bytes = 0
         self._message_complete = False
+        self._between_chunks = False
         self._followed_by_garbage = False
         self._keep_alive = False
         self._paused = False
@@ -78,27 +117,49 @@ class HttpConnection(asyncio.Protocol):
         """Whether a request can be sent: connected, idle, and not known to be closing."""
         return self._transport is not None and not self._transport.is_closing() and self._response is None
 
+    def rest(self) -> None:
+        """Note that nothing is under way on it from now on."""
+        self.idle_since = self._loop.time()
+
+    def is_fresh(self, max_idle_s: float) -> bool:
+        """Whether a request can be sent, and it has not rested for longer than so many seconds."""
+        transport = self._transport
+        return (
+            transport is not None
+            and self._response is None
+            and not transport.is_closing()
+            and self._loop.time() - self.idle_since < max_idle_s
+        )
+
     def send(
         self,
         head: bytes,
         body: bytes,
         timeouts: Timeouts,
-        started_at: float,
+        started_at: float | None = None,
         *,
         head_only: bool = False,
-        listener: Callable[[], None] | None = None,
+        listener: Listener | None = None,
     ) -> HttpResponse:
-        """Send a request; its response, of which nothing has arrived yet."""
+        """Send a request; its response, of which nothing has arrived yet.
+
+        With a ``listener`` the first byte is expected in time, see ``expect``. The total time counts from ``started_at``,
+        in the loop's seconds, or from now.
+        """
         transport = self._require_transport()
+        if started_at is None:
+            started_at = self._loop.time()
         self._response = response = HttpResponse(self, timeouts, started_at, head_only=head_only, listener=listener)
-        self._expecting = False
+        self._expecting = listener is not None
+        if listener is not None:
+            self._limit(timeouts.first_byte_s, "first_byte")
         self._fed_bytes = 0
-        self._message_complete = False
+        self._message_complete = self._between_chunks = False
         if body and len(body) > self._limits.max_buffered_bytes:
             transport.write(head)  # copying a large body to join it costs more than a second write
             transport.write(body)
         else:
-            transport.write(head + body)
+            self._outbox.put(transport, head + body)
         return response
 
     def abort(self) -> None:
@@ -168,7 +229,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _wake(self, response: HttpResponse) -> None:
         if response.listener is not None:
-            response.listener()
+            response.listener.news()
             return
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
@@ -200,6 +261,14 @@ class HttpConnection(asyncio.Protocol):
         if response is None or parser is None:
             self._fail(ProtocolError("bytes that nobody asked for"))
             return
+        if self._between_chunks and response.listener is not None and (body := _only_chunk(data)):
+            # As the parser would take it, which stays where it is: between two chunks.
+            self._hand_on(response, response.listener, body, data)
+            return
+        is_first = not response.received_any
+        if is_first and not response.head_only and self._is_known(response, data):
+            self._finish(response)
+            return
         response.received_any = True
         try:
             parser.feed_data(data)
@@ -214,9 +283,27 @@ class HttpConnection(asyncio.Protocol):
         if self._violation is not None:
             self._fail(ProtocolError(self._violation))
         elif self._message_complete:
+            if is_first and self._keep_alive and not self._followed_by_garbage:
+                self._heads.learn(data, response)
             self._finish(response)
         else:
             self._wake(response)
+
+    def _is_known(self, response: HttpResponse, data: bytes) -> bool:
+        """Whether ``data`` is the whole of ``response``, which has taken it, with a head that has been read before."""
+        head, at = self._heads.find(data)
+        if head is None:
+            return False
+        response.begin_known(head, data[at:])
+        self._keep_alive = True
+        return True
+
+    def _hand_on(self, response: HttpResponse, listener: Listener, body: bytes, framed: bytes) -> None:
+        if not listener.chunk(body, framed):
+            self.on_body(body)
+            listener.news()
+        elif self._response is response:
+            self.expect(response.idle_s, "between_bytes")
 
     def eof_received(self) -> bool:
         """Called by the event loop; the transport then closes itself, and ``connection_lost`` says what that means."""
@@ -239,7 +326,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _finish(self, response: HttpResponse) -> None:
         transport = self._require_transport()
-        self.resume()
+        if self._paused:
+            self.resume()
         self._response = None
         self._expecting = False
         response.end(None)
@@ -284,6 +372,14 @@ class HttpConnection(asyncio.Protocol):
             self._paused = True
             self._require_transport().pause_reading()
 
+    def on_chunk_header(self) -> None:
+        """Called by the parser."""
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        """Called by the parser."""
+        self._between_chunks = True
+
     def on_message_complete(self) -> None:
         """Called by the parser."""
         response = self._response
@@ -293,3 +389,12 @@ class HttpConnection(asyncio.Protocol):
             response.restart()  # an interim response; the real one follows
         else:
             self._message_complete = True
+
+
+def _only_chunk(data: bytes) -> bytes | None:
+    """The body of the one chunk that ``data`` is, written as everybody writes them; None where it is anything else."""
+    end = data.find(b"\r\n", 1, _LONGEST_SIZE)
+    size = len(data) - end - 4
+    if size <= 0 or end < 0 or not data.startswith(b"%x\r\n" % size) or not data.endswith(b"\r\n"):
+        return None
+    return data[end + 2 : -2]

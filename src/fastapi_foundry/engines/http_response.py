@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from fastapi_foundry.engines.http_errors import ConnectionLostError, HttpError, Phase, ProtocolError, Timeouts
 
-__all__ = ["Carrier", "HttpResponse"]
+__all__ = ["Carrier", "HttpResponse", "KnownHead", "Listener"]
 
 _BODILESS: Final = frozenset({204, 304})
 _FIRST_FINAL_STATUS: Final = 200
+
+
+class KnownHead(NamedTuple):
+    """What the bytes of a head mean, of a response that is followed by others on its connection.
+
+    Attributes:
+        raw_headers: Shared by all responses with this head; not to be changed.
+    """
+
+    status: int
+    content_length: int
+    raw_headers: list[tuple[bytes, bytes]]
 
 
 class Carrier(Protocol):
@@ -32,6 +43,17 @@ class Carrier(Protocol):
         """Set no limit until ``expect`` is called again."""
 
 
+class Listener(Protocol):
+    """Who is told of a response as it comes, from the event loop's callbacks, and takes what has arrived."""
+
+    def news(self) -> None:
+        """Something has arrived, or has happened to the response."""
+
+    def chunk(self, body: bytes, framed: bytes) -> bool:
+        """A piece of the body, and the bytes that it was transferred in; false if it is to be kept, as others are."""
+        ...
+
+
 class HttpResponse:
     """A response whose head has arrived: ``read`` it, or iterate it once, or ``close`` it.
 
@@ -48,22 +70,25 @@ class HttpResponse:
         content_length: The body's announced size in bytes; None where it was not announced.
         received_any: Whether any byte of it has arrived.
         ends_with_connection: Whether the body has no length of its own, so that an early end looks like the end.
+        head_complete: Whether the status and the headers are known.
+        complete: Whether all of it has arrived.
+        failure: Why it has ended too early, if it has.
     """
 
     __slots__ = (
         "_buffered_bytes",
         "_carrier",
         "_chunked",
-        "_complete",
-        "_failure",
         "_head_bytes",
-        "_head_complete",
-        "_idle_s",
         "_parts",
         "_unknown_coding",
+        "complete",
         "content_length",
         "ends_with_connection",
+        "failure",
+        "head_complete",
         "head_only",
+        "idle_s",
         "listener",
         "raw_headers",
         "received_any",
@@ -79,7 +104,7 @@ class HttpResponse:
         started_at: float,
         *,
         head_only: bool,
-        listener: Callable[[], None] | None = None,
+        listener: Listener | None = None,
     ) -> None:
         self.listener = listener
         self.status = 0
@@ -90,16 +115,16 @@ class HttpResponse:
         self.head_only = head_only
         self.total_s = timeouts.total_s
         self.total_deadline = None if timeouts.total_s is None else started_at + timeouts.total_s
-        self._idle_s = timeouts.idle_s
+        self.idle_s = timeouts.idle_s
         self._carrier: Carrier | None = carrier
         self._parts: list[bytes] = []
         self._buffered_bytes = 0
         self._head_bytes = 0
-        self._head_complete = False
-        self._complete = False
+        self.head_complete = False
+        self.complete = False
         self._chunked = False
         self._unknown_coding = False
-        self._failure: HttpError | None = None
+        self.failure: HttpError | None = None
 
     @property
     def headers(self) -> dict[str, str]:
@@ -110,26 +135,13 @@ class HttpResponse:
             merged[name] = f"{merged[name]}, {value}" if name in merged else value
         return merged
 
-    @property
-    def head_complete(self) -> bool:
-        """Whether the status and the headers are known."""
-        return self._head_complete
-
-    @property
-    def complete(self) -> bool:
-        """Whether all of it has arrived."""
-        return self._complete
-
-    @property
-    def failure(self) -> HttpError | None:
-        """Why it has ended too early, if it has."""
-        return self._failure
-
     def take(self) -> bytes:
         """What has arrived of the body since the last time; never waits. For a listener."""
         parts = self._parts
         if not parts:
             return b""
+        if self.complete and len(parts) == 1:
+            return parts.pop()
         self._parts = []
         self._buffered_bytes = 0
         if self._carrier is not None:
@@ -139,7 +151,7 @@ class HttpResponse:
     def expect_more(self) -> None:
         """Have the response end with a ``ResponseTimeoutError`` unless more of it arrives in time. For a listener."""
         if self._carrier is not None:
-            self._carrier.expect(self._idle_s, "between_bytes")
+            self._carrier.expect(self.idle_s, "between_bytes")
 
     def expect_nothing(self) -> None:
         """Set no limit for the time being, since it is not the other side that is waited for. For a listener."""
@@ -151,11 +163,11 @@ class HttpResponse:
 
     async def __anext__(self) -> bytes:
         while not self._parts:
-            if self._failure is not None:
-                raise self._failure
-            if self._complete:
+            if self.failure is not None:
+                raise self.failure
+            if self.complete:
                 raise StopAsyncIteration
-            await self._wait(self._idle_s, "between_bytes")
+            await self._wait(self.idle_s, "between_bytes")
         parts = self._parts
         taken = parts[0] if len(parts) == 1 else b"".join(parts)
         self._parts = []
@@ -190,9 +202,9 @@ class HttpResponse:
 
     async def wait_for_head(self, first_byte_s: float) -> None:
         """Wait until the head is whole; for the client alone."""
-        while not self._head_complete:
-            if self._failure is not None:
-                raise self._failure
+        while not self.head_complete:
+            if self.failure is not None:
+                raise self.failure
             await self._wait(first_byte_s, "first_byte")
 
     async def _wait(self, limit_s: float, phase: Phase) -> None:
@@ -205,7 +217,7 @@ class HttpResponse:
     def add_header(self, name: bytes, value: bytes) -> None:
         """Note a header; a trailer counts towards the limit and is dropped."""
         self._head_bytes += len(name) + len(value) + 4
-        if self._head_complete:
+        if self.head_complete:
             return
         name = name.lower()
         self.raw_headers.append((name, value))
@@ -222,11 +234,22 @@ class HttpResponse:
             return None if status // 100 == 1 else f"the status is {status}"
         if self._unknown_coding:
             return "the transfer coding is not known"
-        self._head_complete = True
+        self.head_complete = True
         if self.head_only or status in _BODILESS:
             self.content_length = 0
         self.ends_with_connection = self.content_length is None and not self._chunked
         return None
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether something has arrived that has not been taken."""
+        return bool(self._parts)
+
+    def begin_known(self, head: KnownHead, body: bytes) -> None:
+        """Take a response that has arrived as a whole, with a head as one before it had."""
+        self.status, self.content_length, self.raw_headers = head
+        self.head_complete = self.received_any = True
+        self._parts.append(body)
 
     def restart(self) -> None:
         """Forget an interim response; its size counts on."""
@@ -243,20 +266,20 @@ class HttpResponse:
 
     def is_head_larger_than(self, limit_bytes: int, fed_bytes: int) -> bool:
         """Whether the head passes the limit, counting all that was fed while it is not whole."""
-        if self._head_bytes <= limit_bytes and (self._head_complete or fed_bytes <= limit_bytes):
+        if self._head_bytes <= limit_bytes and (self.head_complete or fed_bytes <= limit_bytes):
             return False
-        self._head_complete = False  # nobody shall see it
+        self.head_complete = False  # nobody shall see it
         return True
 
     def end(self, failure: HttpError | None) -> None:
         """Let go of the connection, at the response's end or for ``failure``."""
         self._carrier = None
-        self._complete = failure is None
-        self._failure = failure
+        self.complete = failure is None
+        self.failure = failure
 
     def end_with_connection(self, reason: BaseException | None) -> None:
         """Note that the connection has ended: the response's end for some, a failure for most."""
-        if self._head_complete and self.ends_with_connection and reason is None:
+        if self.head_complete and self.ends_with_connection and reason is None:
             self.end(None)
             return
         message = f"the connection ended before the response did{f': {reason}' if reason else ''}"

@@ -41,6 +41,7 @@ class RotatingFile:
         self._max_bytes = max_bytes
         self._backup_count = backup_count
         self._fd = -1
+        self._identity = (0, 0)
         self._size = 0
         self._open()
         # What a crash cut off must not run into the first line of ours. Looked at once more, because
@@ -53,19 +54,20 @@ class RotatingFile:
     def write(self, lines: Sequence[bytes]) -> None:
         """Append whole lines; raises ``OSError`` when the disk is full or the directory is gone."""
         self._follow()
-        if self._size + sum(map(len, lines)) <= self._max_bytes:
-            self._append(lines)
+        data = b"".join(lines)
+        if self._size + len(data) <= self._max_bytes:
+            self._append(data)
             return
         pending: list[bytes] = []
         pending_size = 0
         for line in lines:
             if self._size + pending_size + len(line) > self._max_bytes and self._size + pending_size > 0:
-                self._append(pending)
+                self._append(b"".join(pending))
                 self._rotate()
                 pending, pending_size = [], 0
             pending.append(line)
             pending_size += len(line)
-        self._append(pending)
+        self._append(b"".join(pending))
 
     def close(self) -> None:
         """Close the file; writing again opens it again."""
@@ -76,7 +78,8 @@ class RotatingFile:
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         self._fd = os.open(self.path, flags, 0o640)
-        self._size = os.fstat(self._fd).st_size
+        found = os.fstat(self._fd)
+        self._identity, self._size = (found.st_dev, found.st_ino), found.st_size
 
     def _ends_within_line(self) -> bool:
         size = os.fstat(self._fd).st_size
@@ -89,20 +92,19 @@ class RotatingFile:
         if self._fd < 0:
             self._open()
             return
-        here = os.fstat(self._fd)
         try:
-            there = os.stat(self.path)  # noqa: PTH116 - once per batch, and twice as fast as Path.stat
+            # Every call into the system gives the interpreter's lock away, so this is the only one before the writing.
+            found = os.stat(self.path)  # noqa: PTH116 - once per batch, and twice as fast as Path.stat
         except FileNotFoundError:
-            there = None
-        if there is None or (there.st_ino, there.st_dev) != (here.st_ino, here.st_dev):
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._identity:
             self.close()
             make_private_directory(self.path.parent)
             self._open()
         else:
-            self._size = here.st_size
+            self._size = found.st_size
 
-    def _append(self, lines: Sequence[bytes]) -> None:
-        data = b"".join(lines)
+    def _append(self, data: bytes) -> None:
         if not data:
             return
         if self._broken_line:

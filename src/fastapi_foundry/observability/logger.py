@@ -13,7 +13,7 @@ from fastapi_foundry.observability.context import request_id
 from fastapi_foundry.observability.records import GENERATION_TYPES, REQUEST_TYPES, ExceptionInfo, Kind
 from fastapi_foundry.observability.redaction import plain, redacted_field, redacted_text
 
-__all__ = ["Logger", "Timer", "get_logger"]
+__all__ = ["OPERATION_MESSAGE", "REQUEST_MESSAGE", "Logger", "Timer", "get_logger", "operation_level", "request_level"]
 
 Mode = Literal["prod", "dev"]
 
@@ -22,6 +22,18 @@ _SERVER_ERROR: Final = 500
 _CLIENT_ERROR: Final = 400
 _NOT_GIVEN: Final[Any] = object()
 _FAILED: Final = frozenset({"error", "failed", "failure"})
+OPERATION_MESSAGE: Final = "model operation"
+REQUEST_MESSAGE: Final = "request"
+
+
+def request_level(status_code: int) -> int:
+    """The level of a request's record."""
+    return 40 if status_code >= _SERVER_ERROR else 30 if status_code >= _CLIENT_ERROR else 20
+
+
+def operation_level(status: str) -> int:
+    """The level of a model operation's record."""
+    return 40 if status in _FAILED else 20
 
 
 def get_logger(name: str, mode: Mode | None = None) -> Logger:
@@ -92,14 +104,13 @@ class Logger:
             duration: Seconds from arrival to the last byte.
             fields: More about the request.
         """
-        level = 40 if status_code >= _SERVER_ERROR else 30 if status_code >= _CLIENT_ERROR else 20
         own = {"method": method, "api_path": path, "status_code": status_code, "duration": duration}
         types = None
         if fields:
             own = own | fields | own
         elif type(method) is type(path) is str and type(status_code) is int and type(duration) is float:
             types = REQUEST_TYPES
-        self._log(level, "request", own, "api_request", types)
+        self._log(request_level(status_code), REQUEST_MESSAGE, own, "api_request", types)
 
     def log_model_operation(
         self,
@@ -157,7 +168,7 @@ class Logger:
             if tokens_generated is None:
                 del own["tokens_generated"]
             own = {name: value for name, value in own.items() if value is not _NOT_GIVEN} | fields
-        self._log(40 if status in _FAILED else 20, "model operation", own, "model_operation", types)
+        self._log(operation_level(status), OPERATION_MESSAGE, own, "model_operation", types)
 
     def timer(self, name: str, /, **fields: Any) -> Timer:
         """``with logger.timer("store scanned", models=3):`` logs ``name`` at info with its duration in seconds.

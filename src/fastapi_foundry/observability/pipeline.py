@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from fastapi_foundry.observability.handlers import Console, RotatingFile
 from fastapi_foundry.observability.lines import ShortWay
 from fastapi_foundry.observability.records import Event, Record, RecordItems, as_event, as_json_line, as_text_line
-from fastapi_foundry.observability.shapes import Files
+from fastapi_foundry.observability.shapes import Files, FinishedRecord, Learner
 
 __all__ = ["Pipeline", "Route", "Thresholds", "activate", "active", "deactivate"]
 
@@ -28,6 +28,7 @@ _GATHER_S: Final = 0.02
 _BATCH_RECORDS: Final = 1000
 _CAPACITY_RECORDS: Final = 10_000
 _CLOSE_TIMEOUT_S: Final = 5.0
+_FINISHED: Final = 3  # items of a finished record; others have more
 
 
 class Route(NamedTuple):
@@ -91,7 +92,7 @@ class Pipeline:
         self._short_way = ShortWay(process, self._pid, self._files)
         # A list, since adding to one and cutting its beginning off are each done at once, and cost a quarter of what
         # a queue's put and get do. The queue beside it is there to wake the writer; signal handlers may use both.
-        self._waiting: list[RecordItems] = []
+        self._waiting: list[RecordItems | FinishedRecord] = []
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._asleep = False
         self._drops = threading.Lock()
@@ -115,6 +116,23 @@ class Pipeline:
         if self._asleep:
             self._asleep = False
             self._wake.put(None)
+
+    def submit_finished(self, *records: FinishedRecord) -> None:
+        """The same for records whose lines exist already; where there is no room for all of them, none gets in."""
+        if len(self._waiting) + len(records) > self._capacity:
+            self._count_dropped(len(records))
+            return
+        self._waiting.extend(records)
+        if self._asleep:
+            self._asleep = False
+            self._wake.put(None)
+
+    def learner(self) -> Learner:
+        """One for whoever finishes records; each thread needs its own.
+
+        The lists in what it learns are the writer's: nobody else may do anything but pass them to ``submit_finished``.
+        """
+        return Learner(self._process, self._pid, self._files)
 
     def close(self) -> None:
         """Write what waits, then close the files; waits 5 s at the most."""
@@ -158,13 +176,19 @@ class Pipeline:
                 lines.clear()
             self._complain(error)
 
-    def _write(self, batch: list[RecordItems]) -> None:
+    def _write(self, batch: list[RecordItems | FinishedRecord]) -> None:
         if self._dropped > self._dropped_said:
             batch.append(self._drop_report())
         shown: dict[str | None, list[Event]] = {}
         for items in batch:
             try:
-                if not self._short_way.add(items):
+                if len(items) == _FINISHED:
+                    files, text, structured = items
+                    for lines in files.text:
+                        lines.append(text)
+                    for lines in files.structured:
+                        lines.append(structured)
+                elif not self._short_way.add(items):
                     self._add(Record._make(items), shown)
             except Exception as error:  # noqa: BLE001 - a record that cannot be shown takes no other one with it
                 self._count_dropped(1)

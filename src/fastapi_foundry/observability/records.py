@@ -196,10 +196,11 @@ _last_timestamp: tuple[int, str] = (0, "1970-01-01T00:00:00Z")
 
 def timestamp(seconds: int) -> str:
     """``YYYY-MM-DDTHH:MM:SSZ``; most records share their second with the one before."""
-    global _last_timestamp  # noqa: PLW0603 - one tuple, replaced as a whole; only the writer's thread comes here
-    if _last_timestamp[0] != seconds:
-        _last_timestamp = (seconds, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)))
-    return _last_timestamp[1]
+    global _last_timestamp  # noqa: PLW0603 - one tuple, read and replaced as a whole: several threads come here
+    last = _last_timestamp
+    if last[0] != seconds:
+        last = _last_timestamp = (seconds, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)))
+    return last[1]
 
 
 def one_line(text: str) -> str:

@@ -26,19 +26,19 @@ class KeyStore:
 
     Args:
         database: Open already.
+
+    Attributes:
+        known_epoch: As ``epoch``, where it can be told at once; None means that it has to be asked for.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._epoch = EpochReader(database, KEYS_EPOCH)
+        self.known_epoch = self._epoch.known
 
     async def epoch(self) -> str:
         """A word that is another one after every change of a key or a session, whichever process makes it."""
         return await self._epoch.read()
-
-    def known_epoch(self) -> str | None:
-        """As ``epoch``, where it can be told at once; None means that it has to be asked for."""
-        return self._epoch.known()
 
     def close(self) -> None:
         """Let go of the database before it is closed."""

@@ -8,6 +8,7 @@ and errors.
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any, Final
 
@@ -15,14 +16,13 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from fastapi_foundry.api.event_stream import STREAM_HEADERS
-from fastapi_foundry.api.limits import TICKET, limit_lines
+from fastapi_foundry.api.limits import TICKET
 from fastapi_foundry.api.middleware import EVERY_ANSWER
 from fastapi_foundry.api.notes import note_headers
 from fastapi_foundry.api.problems import logged_problem
 from fastapi_foundry.engines.base import Notes
 from fastapi_foundry.errors import FoundryError
-from fastapi_foundry.observability.logging import get_logger
-from fastapi_foundry.server.express_desk import ExpressDesk
+from fastapi_foundry.server.express_desk import ExpressDesk, header_lines
 from fastapi_foundry.server.protocol import BoundedProtocol
 from fastapi_foundry.services.express import CHAT_PATH
 from fastapi_foundry.services.express_exchange import Exchange
@@ -30,19 +30,13 @@ from fastapi_foundry.services.limit_tickets import Ticket
 
 __all__ = ["ExpressProtocol"]
 
-logger = get_logger(__name__)
-
 _OK: Final = 200
 _CLIENT_CLOSED_REQUEST: Final = 499
 _MOST_HELD_BYTES: Final = 65_536
 
 
-def _lines(headers: Any) -> bytes:
-    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
-
-
-_EVERY_ANSWER: Final = _lines(EVERY_ANSWER)
-_STREAM_HEADERS: Final = _lines(STREAM_HEADERS) + b"transfer-encoding: chunked\r\n"
+_EVERY_ANSWER: Final = header_lines(EVERY_ANSWER)
+_STREAM_HEADERS: Final = header_lines(STREAM_HEADERS) + b"transfer-encoding: chunked\r\n"
 
 
 class ExpressProtocol(BoundedProtocol):
@@ -55,9 +49,9 @@ class ExpressProtocol(BoundedProtocol):
     def __init__(self, *args: Any, desk: ExpressDesk, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._desk = desk
+        self._outbox = desk.outbox
         self._exchange: Exchange | None = None
         self._request = b""  # that of the exchange, as it came
-        self._request_id = b""
         self._began = 0.0
         self._status = 0
         self._held = b""  # arrived while an exchange is under way
@@ -90,7 +84,7 @@ class ExpressProtocol(BoundedProtocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.abandon()
-            self._log(_CLIENT_CLOSED_REQUEST)
+            self._log(exchange, _CLIENT_CLOSED_REQUEST)
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
@@ -102,19 +96,29 @@ class ExpressProtocol(BoundedProtocol):
     def shutdown(self) -> None:
         """Close as soon as no request runs."""
         if self._exchange is None:
+            self._outbox.flush()
             super().shutdown()
         else:
             self._close_later = True
 
+    def close_idle(self) -> None:
+        """Close, since no request is on the connection; its last answer may not have been sent yet."""
+        self._outbox.flush()
+        super().close_idle()
+
+    def check(self, now: float) -> bool:
+        """See ``BoundedProtocol``."""
+        self._outbox.flush()
+        return super().check(now)
+
     def _take(self, data: bytes) -> bool:
-        began = time.perf_counter()
-        request = self._desk.read(data)
-        if request is None or (self._seat is not None and self._seat.refusal is not None):
+        if self._seat is not None and self._seat.refusal is not None:
             return False
-        exchange = self._desk.begin(request, self)
+        began = time.perf_counter()
+        exchange = self._desk.begin(data, self)
         if exchange is None:
             return False
-        self._exchange, self._request, self._request_id, self._began = exchange, data, request.request_id, began
+        self._exchange, self._request, self._began = exchange, data, began
         self._received += len(data)
         self._idle, self._head_since = False, None
         self._connections.work(self)
@@ -130,9 +134,7 @@ class ExpressProtocol(BoundedProtocol):
 
     def answer(self, body: bytes) -> None:
         """See ``Sink``."""
-        head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
-        self._write(_OK, head, body)
-        self._settle()
+        self._write(_OK, b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body), body)
 
     def begin_stream(self) -> None:
         """See ``Sink``."""
@@ -140,18 +142,33 @@ class ExpressProtocol(BoundedProtocol):
 
     def frames(self, frames: bytes) -> None:
         """See ``Sink``."""
-        self.transport.write(b"%x\r\n%b\r\n" % (len(frames), frames))
+        self._outbox.put(self.transport, b"%x\r\n%b\r\n" % (len(frames), frames))
+
+    def chunk(self, framed: bytes) -> None:
+        """See ``Sink``."""
+        self._outbox.put(self.transport, framed)
 
     def end_stream(self) -> None:
         """See ``Sink``."""
-        self.transport.write(b"0\r\n\r\n")
-        self._settle()
+        self._outbox.put(self.transport, b"0\r\n\r\n")
 
     def fail(self, fact: FoundryError) -> None:
         """See ``Sink``."""
         response = logged_problem(CHAT_PATH, fact)
-        self._write(response.status_code, _lines(response.raw_headers), bytes(response.body))
-        self._settle()
+        self._write(response.status_code, header_lines(response.raw_headers), bytes(response.body))
+
+    def over(self) -> None:
+        """See ``Sink``."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self._log(exchange, self._status)
+        self.server_state.total_requests += 1
+        if self._close_later:
+            self._outbox.flush()
+            self.transport.close()
+            return
+        self._rest()
+        self._go_on()
 
     def go_another_way(self) -> None:
         """See ``Sink``."""
@@ -163,38 +180,21 @@ class ExpressProtocol(BoundedProtocol):
 
     def _write(self, status: int, head: bytes, body: bytes = b"") -> None:
         self._status = status
-        exchange, more = self._exchange, b""
+        exchange, desk, more, request_id = self._exchange, self._desk, b"", b""
         if exchange is not None:
+            request_id = exchange.request_id
             if exchange.ticket.__class__ is Ticket:
-                more = limit_lines(*exchange.ticket.levels())
+                more = desk.limit_lines(exchange.ticket.notice)
             if exchange.engine_name:
-                more += _lines(note_headers(Notes(engine=exchange.engine_name)))
+                more += _engine_line(exchange.engine_name)
         if self._close_later:
             more += b"connection: close\r\n"
-        default = self.server_state.default_headers
-        self.transport.write(
+        default = desk.default_lines(self.server_state.default_headers)
+        self._outbox.put(
+            self.transport,
             b"%b%b%b%b%bx-request-id: %b\r\n\r\n%b"
-            % (
-                STATUS_LINE[status],
-                _lines(default) if default else b"",
-                head,
-                _EVERY_ANSWER,
-                more,
-                self._request_id,
-                body,
-            )
+            % (STATUS_LINE[status], default, head, _EVERY_ANSWER, more, request_id, body),
         )
-
-    def _settle(self) -> None:
-        """The answer has been written."""
-        self._exchange = None
-        self._log(self._status)
-        self.server_state.total_requests += 1
-        if self._close_later:
-            self.transport.close()
-            return
-        self._rest()
-        self._go_on()
 
     def _go_on(self) -> None:
         """Take what arrived meanwhile, when the callback that is under way has ended."""
@@ -208,6 +208,22 @@ class ExpressProtocol(BoundedProtocol):
         if held and not self.transport.is_closing():
             self.data_received(held)
 
-    def _log(self, status: int) -> None:
-        duration = time.perf_counter() - self._began
-        logger.log_api_request("POST", CHAT_PATH, status, duration, request_id=self._request_id.decode())
+    def _log(self, exchange: Exchange, status: int) -> None:
+        self._desk.log.write(
+            CHAT_PATH,
+            status,
+            exchange.request_id,
+            time.perf_counter() - self._began,
+            exchange.model_id,
+            exchange.status,
+            exchange.duration_s,
+            exchange.prompt_tokens,
+            exchange.completion_tokens,
+            exchange.first_byte_s,
+            exchange.principal.key_id,
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _engine_line(name: str) -> bytes:
+    return header_lines(note_headers(Notes(engine=name)))

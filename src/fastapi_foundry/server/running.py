@@ -80,7 +80,7 @@ async def run(
         ready=ready,
         certificate=certificate,
         failure=lambda: getattr(app.state, "start_failure", None),
-        desk=express_desk(services.express, settings),
+        desk=express_desk(services.express, services.limits, settings),
     )
     await server.serve(sockets=[sock])
 

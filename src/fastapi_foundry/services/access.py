@@ -165,7 +165,7 @@ class AccessService:
         if self._store.known_epoch() != recognition.epoch:
             return False
         now = self._now_us()
-        if key.status(now) != "active":
+        if (key.expires_at is not None or key.revoked_at is not None) and key.status(now) != "active":
             return False
         self._used[key.id] = now
         return True

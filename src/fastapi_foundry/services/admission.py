@@ -69,16 +69,16 @@ class Admission:
         line.line_up(place, now)
         return place
 
-    def enter_now(self, lane: str, flow: str, capacity: int) -> Place | None:
-        """A place in ``lane`` if one is free, else None, and nobody waits."""
+    def enter_now(self, lane: str, flow: str, capacity: int, now: float) -> Place | None:
+        """A place in ``lane`` if one is free, else None, and nobody waits; ``now`` is the clock's time."""
         line = self._lanes.get(lane)
         if line is None:
             line = self._open(lane)
         if capacity != line.capacity:
-            line.resize(capacity, self._clock())
+            line.resize(capacity, now)
         if len(line.running) >= capacity:
             return None
-        place = Place(line, flow, Priority.NORMAL, 1.0, self._clock())
+        place = Place(line, flow, Priority.NORMAL, 1.0, now)
         place.granted = True
         line.running.add(place)
         return place

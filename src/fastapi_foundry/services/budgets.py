@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from fastapi_foundry.storage.usage import UsageFigures, UsageStore
 
-__all__ = ["EVERYBODY", "Budgets", "Period", "Spent", "periods"]
+__all__ = ["EVERYBODY", "Budgets", "Period", "periods"]
 
 EVERYBODY: Final = ""
 """The name under which the tokens of all together are counted; no key has it."""
@@ -18,16 +18,6 @@ EVERYBODY: Final = ""
 _DAY_S: Final = 86_400
 _EPOCH: Final = date(1970, 1, 1)
 _FORGOTTEN_AFTER_S: Final = 600.0
-
-
-class Spent(NamedTuple):
-    """Tokens used since midnight and since the first of the month, UTC."""
-
-    day: int
-    month: int
-
-
-_NOTHING: Final = Spent(0, 0)
 
 
 class Period(NamedTuple):
@@ -63,25 +53,32 @@ class Budgets:
             now = self._now()
             self._totals[name] = _Total(int(now // _DAY_S), now)
 
-    def spent(self, name: str) -> Spent:
-        """What that one has used, as far as it is known."""
+    def spent(self, name: str, now: float | None = None) -> tuple[int, int]:
+        """Tokens that one has used since midnight and since the first of the month, UTC, as far as it is known.
+
+        Args:
+            now: Where the time is known already.
+        """
         total = self._totals.get(name)
         if total is None:
-            return _NOTHING
-        now = total.asked_at = self._now()
-        total.roll(int(now // _DAY_S))
+            return 0, 0
+        if now is None:
+            now = self._now()
+        total.asked_at = now
+        if not total.begins <= now < total.ends:
+            total.roll(int(now // _DAY_S))
         day = total.today + total.writing + total.live + total.in_flight
-        return Spent(day, total.past + day)
+        return day, total.past + day
 
     def knows(self, name: str) -> bool:
         """Whether it has been read what that one has used."""
         total = self._totals.get(name)
         return total is not None and total.known
 
-    def has_room(self, name: str, limits: tuple[int | None, int | None], day: int) -> bool:
-        """Whether it is known that there is something left of a day and a month; ``day`` is today, since 1970."""
+    def has_room(self, name: str, limits: tuple[int | None, int | None], now: float) -> bool:
+        """Whether it is known that there is something left of a day and a month."""
         total = self._totals.get(name)
-        if total is None or not total.known or total.day != day:
+        if total is None or not total.known or not total.begins <= now < total.ends:
             return False
         spent = total.today + total.writing + total.live + total.in_flight
         daily, monthly = limits
@@ -103,15 +100,31 @@ class Budgets:
 
     def add(self, key_id: str, tokens: int) -> None:
         """Count tokens that are on their way to the database."""
+        if not self._totals:
+            return
+        now = self._now()
         for name in (key_id, EVERYBODY):
             if (total := self._totals.get(name)) is not None:
-                total.roll(int(self._now() // _DAY_S))
+                if not total.begins <= now < total.ends:
+                    total.roll(int(now // _DAY_S))
                 total.live += tokens
 
-    def charge(self, name: str, tokens: int) -> None:
-        """Count tokens of a stream under way; with a negative number, take back what ``add`` counts from now on."""
-        if (total := self._totals.get(name)) is not None:
-            total.in_flight += tokens
+    def charge(self, name: str, limits: tuple[int | None, int | None], tokens: int, now: float) -> bool:
+        """Count tokens of a stream under way; with a negative number, take back what ``add`` counts from now on.
+
+        Returns:
+            Whether more than one of ``limits``, those of a day and of a month, had been used before.
+        """
+        total = self._totals.get(name)
+        if total is None:
+            return False
+        total.asked_at = now
+        if not total.begins <= now < total.ends:
+            total.roll(int(now // _DAY_S))
+        spent = total.today + total.writing + total.live + total.in_flight
+        total.in_flight += tokens
+        daily, monthly = limits
+        return (daily is not None and spent > daily) or (monthly is not None and total.past + spent > monthly)
 
     async def exchange(self, store: UsageStore, figures: Iterable[tuple[str, str, str, UsageFigures]]) -> None:
         """Write figures that ``add`` has counted, and take over what the database says then.
@@ -165,6 +178,8 @@ class _Total:
 
     Attributes:
         day: Days since 1970; what ``today`` is about.
+        begins: When that day begins, in seconds since 1970.
+        ends: Likewise.
         past: Of this month's days before it.
         today: In the database.
         writing: On the way into it at this moment.
@@ -172,10 +187,22 @@ class _Total:
         in_flight: Of streams under way.
     """
 
-    __slots__ = ("asked_at", "day", "in_flight", "known", "live", "past", "past_due", "today", "writing")
+    __slots__ = (
+        "asked_at",
+        "begins",
+        "day",
+        "ends",
+        "in_flight",
+        "known",
+        "live",
+        "past",
+        "past_due",
+        "today",
+        "writing",
+    )
 
     def __init__(self, day: int, now: float) -> None:
-        self.day = day
+        self._begin(day)
         self.asked_at = now
         self.past = self.today = self.writing = self.live = self.in_flight = 0
         self.past_due = True
@@ -189,8 +216,13 @@ class _Total:
         same_month = (before.year, before.month) == (after.year, after.month)
         self.past = self.past + self.today + self.writing + self.live if same_month else 0
         self.today = self.writing = self.live = 0
-        self.day = day
+        self._begin(day)
         self.past_due = True
+
+    def _begin(self, day: int) -> None:
+        self.day = day
+        self.begins = day * _DAY_S
+        self.ends = self.begins + _DAY_S
 
 
 def periods(now: float) -> tuple[Period, Period]:

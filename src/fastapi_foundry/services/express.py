@@ -21,7 +21,7 @@ from fastapi_foundry.security.scopes import Scope
 from fastapi_foundry.services.access import AccessService, Recognition
 from fastapi_foundry.services.admission import Admission
 from fastapi_foundry.services.cache_rules import cache_use
-from fastapi_foundry.services.express_exchange import Exchange, Parts, Sink, StreamExchange, WholeExchange
+from fastapi_foundry.services.express_exchange import Books, Exchange, Sink, StreamExchange, WholeExchange
 from fastapi_foundry.services.generations import Generations
 from fastapi_foundry.services.limit_tickets import FREE_TICKET
 from fastapi_foundry.services.limits import LimitsService
@@ -105,7 +105,7 @@ class ExpressService:
         self._access = access
         self._limits = limits
         self._models = models
-        self._generations = generations
+        self._books = Books(generations, stopping)
         self._router = router
         self._admission = admission
         self._stopping = stopping
@@ -119,7 +119,10 @@ class ExpressService:
 
         ``sink`` is told of the answer later, never before this returns.
         """
-        if self._stopping.begun or (principal := self._principal(sender)) is None:
+        known = sender.known
+        if known is None or not self._access.still_knows(known):
+            known = self._recognised(sender)
+        if known is None or self._stopping.begun:
             return None
         try:
             parsed = orjson.loads(body)
@@ -127,25 +130,31 @@ class ExpressService:
             return None
         if not is_plain_chat(parsed) or (self._uses_cache and cache_use(CHAT_PATH, parsed)):
             return None
-        name = parsed["model"]
+        now, name, principal = self._clock(), parsed["model"], known.principal
         way = self._ways.get(name)
-        if way is None or way.until < self._clock():
-            way = self._look_up(name)
+        if way is None or way.until < now:
+            way = self._look_up(name, now)
         if way is None:
             return None
         if principal.allowed_models is not None and not allows_name(principal, name, self._models.last_known):
             return None
-        return self._sent(sink, principal, parsed, way, _body(body, parsed), request_id)
+        connection = way.way.line.take()
+        if connection is None:
+            return None
+        exchange = self._exchange(sink, principal, parsed, way, now)
+        if exchange is None:
+            way.way.line.give_back(connection)
+            return None
+        self.taken += 1
+        exchange.send(connection, _body(body, parsed) if exchange.streams else body, request_id)
+        return exchange
 
-    def _principal(self, sender: Sender) -> Principal | None:
-        known = sender.known
-        if known is None or not self._access.still_knows(known):
-            known = sender.known = self._access.recognise(sender.token, from_elsewhere=sender.from_elsewhere)
-            if known is not None and not known.principal.may_any(_RIGHTS):
-                known = sender.known = None
-        return None if known is None else known.principal
+    def _recognised(self, sender: Sender) -> Recognition | None:
+        known = self._access.recognise(sender.token, from_elsewhere=sender.from_elsewhere)
+        sender.known = known if known is not None and known.principal.may_any(_RIGHTS) else None
+        return sender.known
 
-    def _look_up(self, name: str) -> _Way | None:
+    def _look_up(self, name: str, now: float) -> _Way | None:
         model_id, way = self._models.known_id(name), self._router.direct_way(name)
         if model_id is None or way is None:
             self._ways.pop(name, None)
@@ -153,48 +162,45 @@ class ExpressService:
         if len(self._ways) >= _MOST_WAYS:
             self._ways.clear()
         lane, capacity = self._router.lane(name)
-        found = self._ways[name] = _Way(self._clock() + _WAY_S, model_id, way, lane, capacity)
+        found = self._ways[name] = _Way(now + _WAY_S, model_id, way, lane, capacity)
         return found
 
-    def _sent(
-        self, sink: Sink, principal: Principal, parsed: dict[str, Any], way: _Way, body: bytes, request_id: bytes
+    def _exchange(
+        self, sink: Sink, principal: Principal, parsed: dict[str, Any], way: _Way, now: float
     ) -> Exchange | None:
-        line = way.way.line
-        connection = line.take()
-        if connection is None:
-            return None
-        place = self._admission.enter_now(way.lane, principal.key_id or LOCAL_KEY, way.capacity)
+        """The exchange, where there is a place free and no limit in the way."""
+        place = self._admission.enter_now(way.lane, principal.key_id or LOCAL_KEY, way.capacity, now)
         if place is None:
-            line.give_back(connection)
             return None
         limits = self._limits
-        ticket = limits.take_now(principal) if limits.apply_to(principal) else FREE_TICKET
+        ticket = limits.take_now(principal, now) if limits.apply_to(principal) else FREE_TICKET
         if ticket is None:
             place.leave()
-            line.give_back(connection)
             return None
-        generation = self._generations.begin(
-            principal, way.model_id, CHAT_PATH, parsed, metered=bool(parsed.get("stream"))
-        )
-        parts = Parts(ticket, place, generation, self._generations, way.way, self._stopping)
-        exchange = self._exchange(sink, parts, parsed)
-        self.taken += 1
-        exchange.send(connection, body, request_id)
-        return exchange
-
-    def _exchange(self, sink: Sink, parts: Parts, parsed: dict[str, Any]) -> Exchange:
         if not parsed.get("stream"):
-            return WholeExchange(sink, parts)
-        wants_usage = "stream_options" in parsed and parsed["stream_options"]["include_usage"]
+            return WholeExchange(
+                sink, self._books, ticket, place, way.way, principal, way.model_id, CHAT_PATH, parsed, now
+            )
         return StreamExchange(
-            sink, parts, hide_usage=not wants_usage, notice_s=self._notice_s, keepalive_s=self._keepalive_s
+            sink,
+            self._books,
+            ticket,
+            place,
+            way.way,
+            principal,
+            way.model_id,
+            CHAT_PATH,
+            parsed,
+            now,
+            limits.meter(principal),
+            hide_usage="stream_options" not in parsed or not parsed["stream_options"]["include_usage"],
+            notice_s=self._notice_s,
+            keepalive_s=self._keepalive_s,
         )
 
 
 def _body(raw: bytes, parsed: dict[str, Any]) -> bytes:
-    """The client's bytes, but for the usage of a stream, which is wanted in any case."""
-    if not parsed.get("stream"):
-        return raw
+    """A stream's request: the client's bytes, but for the usage, which is wanted in any case."""
     if "stream_options" not in parsed:
         return with_usage_requested(raw)
     return raw if parsed["stream_options"]["include_usage"] else orjson.dumps({**parsed, "stream_options": _USAGE})

@@ -21,7 +21,7 @@ from fastapi_foundry.services.stopping import Stopping
 from fastapi_foundry.wire.errors import error_frame
 from fastapi_foundry.wire.sse import comment, first_frame_end
 
-__all__ = ["Exchange", "Parts", "Sink", "StreamExchange", "WholeExchange", "usage_of"]
+__all__ = ["Books", "Exchange", "Sink", "StreamExchange", "WholeExchange", "usage_of"]
 
 logger = get_logger(__name__)
 
@@ -54,6 +54,10 @@ class Sink(Protocol):
         """Whole frames of a stream that has begun."""
         ...
 
+    def chunk(self, framed: bytes) -> None:
+        """The same, as a chunk of HTTP/1.1."""
+        ...
+
     def end_stream(self) -> None:
         """The end of a stream that has begun."""
         ...
@@ -62,34 +66,42 @@ class Sink(Protocol):
         """The answer is that error; nothing has been said before."""
         ...
 
+    def over(self) -> None:
+        """All has been said, and the books are closed; nothing else is told afterwards."""
+        ...
+
     def go_another_way(self) -> None:
         """Nothing has been said, and the ordinary way has to answer."""
         ...
 
 
-class Parts(NamedTuple):
-    """What an exchange is made of.
+class Books(NamedTuple):
+    """Where exchanges are accounted for; the same for all of a service.
 
     Attributes:
-        ticket: Given back at the end.
-        place: Left at the end.
-        generation: Concluded at the end.
-        way: To the engine.
+        generations: Concludes them.
+        stopping: Ends those that last too long when the process is about to end.
     """
 
-    ticket: Ticket | FreeTicket
-    place: Place
-    generation: Generation
     generations: Generations
-    way: DirectWay
     stopping: Stopping
 
 
-class Exchange:
-    """A request that is with its engine; see the two kinds below.
+class Exchange(Generation):
+    """A request that is with its engine, and what is recorded of it; see the two kinds below.
 
     Args:
         sink: Told of the answer, from the event loop's callbacks, once the exchange has been sent.
+        books: Closed at the end.
+        ticket: Given back at the end.
+        place: Left at the end.
+        way: To the engine.
+        of: What ``Generation`` takes: principal, model, path, request, beginning and meter.
+
+    Attributes:
+        duration_s: How long it took, once it is over.
+        prompt_tokens: Likewise what it used.
+        completion_tokens: Likewise.
     """
 
     __slots__ = (
@@ -97,31 +109,45 @@ class Exchange:
         "_is_over",
         "_line",
         "_place",
-        "_request_id",
         "_response",
         "_routed",
         "_sink",
         "_stopping",
+        "completion_tokens",
+        "duration_s",
         "engine_name",
-        "generation",
+        "prompt_tokens",
+        "request_id",
         "ticket",
     )
 
-    def __init__(self, sink: Sink, parts: Parts) -> None:
-        self.ticket, self._place, self.generation, self._generations, way, self._stopping = parts
+    def __init__(
+        self, sink: Sink, books: Books, ticket: Ticket | FreeTicket, place: Place, way: DirectWay, *of: Any
+    ) -> None:
+        Generation.__init__(self, *of)
+        self.ticket = ticket
+        self.request_id = b""
+        self.duration_s = 0.0
+        self.prompt_tokens = self.completion_tokens = 0
+        self._generations, self._stopping = books
+        self._place = place
         self._routed, self._line, self.engine_name = way
         self._sink = sink
         self._response: HttpResponse | None = None
-        self._request_id = ""
         self._is_over = False
+
+    def __call__(self) -> None:
+        """Break off, since the process is about to end."""
+        self._fail(StoppingError())
 
     def send(self, connection: HttpConnection, body: bytes, request_id: bytes) -> None:
         """Send ``body``; what comes of it is told to the sink."""
-        self._request_id = request_id.decode()
-        self._routed.active += 1
-        self._routed.breaker.begin()
-        self._stopping.add(self._stop)
-        self._response = self._line.send(connection, body, request_id, self.news, streams=self.streams)
+        self.request_id = request_id
+        routed = self._routed
+        routed.active += 1
+        routed.breaker.begin()
+        self._stopping.add(self)
+        self._response = self._line.send(connection, body, request_id, self, streams=self.streams)
 
     @property
     def streams(self) -> bool:
@@ -132,31 +158,31 @@ class Exchange:
         """Something has arrived from the engine, or happened to it."""
         raise NotImplementedError
 
+    def chunk(self, body: bytes, framed: bytes) -> bool:
+        """Not taken as such."""
+        del body, framed
+        return False
+
     def resume(self) -> None:
         """The client takes what it gets again."""
 
     def abandon(self) -> None:
         """The client has gone: the engine's work ends with its connection."""
         if not self._is_over:
-            self.generation.status = "cancelled"
+            self.status = "cancelled"
             self._routed.breaker.abandoned()
             self._conclude()
 
-    def _stop(self) -> None:
-        self._fail(StoppingError())
-
     def _conclude(self) -> None:
-        self._leave()
-        self._generations.conclude(self.generation, request_id=self._request_id)
-
-    def _leave(self) -> None:
         self._is_over = True
-        self._stopping.discard(self._stop)
+        self._stopping.discard(self)
         self._routed.active -= 1
         self._place.leave()
         self.ticket.release()
-        if self._response is not None:
-            self._response.close()
+        response = self._response
+        if response is not None and not response.complete:
+            response.close()
+        self.duration_s, self.prompt_tokens, self.completion_tokens = self._generations.close(self)
 
     def _broke(self, failure: HttpError, response: HttpResponse) -> None:
         if isinstance(failure, ConnectFailedError | ConnectionLostError) and not response.received_any:
@@ -169,12 +195,12 @@ class Exchange:
         if response.status in _ANOTHER_WAY:
             self._give_over()
         else:
-            self._fail(self._line.refusal(response, body, self.generation.model_id))
+            self._fail(self._line.refusal(response, body, self.model_id))
 
     def _give_over(self) -> None:
         """Let the ordinary way answer, which keeps books of its own; the ticket goes with the request."""
         self._is_over = True
-        self._stopping.discard(self._stop)
+        self._stopping.discard(self)
         self._routed.active -= 1
         self._place.leave()
         self._routed.breaker.abandoned()
@@ -185,10 +211,11 @@ class Exchange:
     def _fail(self, fact: FoundryError) -> None:
         if self._is_over:
             return
-        self.generation.ended_by(fact)
+        self.ended_by(fact)
         self._routed.breaker.failed(fact)
         self._say_failure(fact)
         self._conclude()
+        self._sink.over()
 
     def _say_failure(self, fact: FoundryError) -> None:
         self._sink.fail(fact)
@@ -199,8 +226,10 @@ class WholeExchange(Exchange):
 
     __slots__ = ("_bytes", "_parts")
 
-    def __init__(self, sink: Sink, parts: Parts) -> None:
-        super().__init__(sink, parts)
+    def __init__(
+        self, sink: Sink, books: Books, ticket: Ticket | FreeTicket, place: Place, way: DirectWay, *of: Any
+    ) -> None:
+        Exchange.__init__(self, sink, books, ticket, place, way, *of)
         self._parts: list[bytes] = []
         self._bytes = 0
 
@@ -217,14 +246,16 @@ class WholeExchange(Exchange):
         if response.failure is not None:
             self._broke(response.failure, response)
             return
-        if part := response.take():
-            self._parts.append(part)
-            self._bytes += len(part)
-            if self._bytes > MAX_ANSWER_BYTES:
-                self._fail(EngineFailedError(f"The engine's answer is larger than {MAX_ANSWER_BYTES} bytes."))
-                return
-        if response.complete:
-            self._arrived(response, self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+        part = response.take()
+        if response.complete and not self._parts:
+            self._arrived(response, part)
+            return
+        self._parts.append(part)
+        self._bytes += len(part)
+        if self._bytes > MAX_ANSWER_BYTES:
+            self._fail(EngineFailedError(f"The engine's answer is larger than {MAX_ANSWER_BYTES} bytes."))
+        elif response.complete:
+            self._arrived(response, b"".join(self._parts))
 
     def _arrived(self, response: HttpResponse, body: bytes) -> None:
         if response.status != _OK:
@@ -233,14 +264,16 @@ class WholeExchange(Exchange):
         try:
             if (fact := hidden_error(body)) is not None:
                 raise fact
-            self.generation.usage = usage_of(body)
+            self.usage = usage_of(body)
         except FoundryError as error:
             self._fail(error)
             return
-        self.generation.status = "ok"
-        self._sink.answer(body)
+        self.status = "ok"
+        sink = self._sink
+        sink.answer(body)
         self._routed.breaker.succeeded()
         self._conclude()
+        sink.over()
 
 
 class StreamExchange(Exchange):
@@ -265,9 +298,20 @@ class StreamExchange(Exchange):
         "_timer",
     )
 
-    def __init__(self, sink: Sink, parts: Parts, *, hide_usage: bool, notice_s: float, keepalive_s: float) -> None:
-        super().__init__(sink, parts)
-        self._reader = FrameReader(hide_usage=hide_usage, meter=self.generation.meter)
+    def __init__(
+        self,
+        sink: Sink,
+        books: Books,
+        ticket: Ticket | FreeTicket,
+        place: Place,
+        way: DirectWay,
+        *of: Any,
+        hide_usage: bool,
+        notice_s: float,
+        keepalive_s: float,
+    ) -> None:
+        Exchange.__init__(self, sink, books, ticket, place, way, *of)
+        self._reader = FrameReader(hide_usage=hide_usage, meter=self.meter)
         self._first = b""
         self._tail = b""
         self._has_begun = False  # the engine's stream has
@@ -299,6 +343,21 @@ class StreamExchange(Exchange):
             self._take(response)
         except FoundryError as fact:
             self._fail(fact)
+
+    def chunk(self, body: bytes, framed: bytes) -> bool:
+        """Pass a chunk on as it came, where the client takes it and nothing waits before it."""
+        response, sink = self._response, self._sink
+        if response is None or not self._has_said or not self._has_begun or response.holds_any or not sink.writable:
+            return False
+        try:
+            if not self._reader.passes(body):
+                return False
+        except FoundryError as fact:
+            self._fail(fact)
+            return True
+        self._last = self._loop.time()
+        sink.chunk(framed)
+        return True
 
     def _take(self, response: HttpResponse) -> None:
         if self._has_begun:
@@ -348,11 +407,11 @@ class StreamExchange(Exchange):
 
     def _refuse(self, response: HttpResponse) -> None:
         if self._has_said:
-            raise self._line.refusal(response, self._first, self.generation.model_id)
+            raise self._line.refusal(response, self._first, self.model_id)
         self._refused(response, self._first)
 
     def _note_first_byte(self) -> None:
-        self.generation.first_byte_s = self._generations.elapsed_s(self.generation)
+        self.first_byte_s = self._generations.elapsed_s(self)
 
     def _pass_on(self, chunk: bytes, response: HttpResponse) -> None:
         if not chunk:
@@ -373,10 +432,11 @@ class StreamExchange(Exchange):
     def _end(self) -> None:
         if not self._has_said:
             raise EngineFailedError("The engine ended its stream before it said anything.")
-        self.generation.status = "failed" if self._reader.error_passed else "ok"
+        self.status = "failed" if self._reader.error_passed else "ok"
         self._sink.end_stream()
         self._routed.breaker.succeeded()
         self._conclude()
+        self._sink.over()
 
     def _silence(self) -> None:
         """Give a sign of life, unless there has been one, and look again."""
@@ -387,22 +447,22 @@ class StreamExchange(Exchange):
             silent_s = 0.0
         self._timer = self._loop.call_later(self._pause_s - silent_s, self._silence)
 
-    def _leave(self) -> None:
+    def _conclude(self) -> None:
         self._timer.cancel()
-        self.generation.usage, self.generation.content_frames = self._reader.usage, self._reader.content_frames
-        super()._leave()
+        self.usage, self.content_frames = self._reader.usage, self._reader.content_frames
+        super()._conclude()
 
     def _give_over(self) -> None:
         self._timer.cancel()
-        if self.generation.meter is not None:
-            self.generation.meter.settle()
+        if self.meter is not None:
+            self.meter.settle()
         super()._give_over()
 
     def _say_failure(self, fact: FoundryError) -> None:
         if not self._has_said:
             super()._say_failure(fact)
             return
-        logger.error("stream broke", error=fact.message, code=fact.code, request_id=self._request_id)
+        logger.error("stream broke", error=fact.message, code=fact.code, request_id=self.request_id.decode())
         self._sink.frames(error_frame(fact))
         self._sink.end_stream()
 

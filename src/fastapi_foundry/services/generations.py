@@ -28,6 +28,7 @@ logger = get_logger(__name__)
 
 _BYTES_PER_TOKEN: Final = 4  # of English text, by common tokenizers; other languages have fewer
 _MOST_TOKENS: Final = 10**9
+_NOT_FAILED: Final = frozenset({"ok", "cancelled"})
 
 
 class UseRecorder(Protocol):
@@ -67,7 +68,7 @@ class NullLimits:
         """None is needed."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Generation:
     """One generation while it goes on.
 
@@ -108,7 +109,10 @@ class Generation:
         An engine that is cut short says nothing. The tokens of the prompt are estimated then, and each frame counts
         for one, so that nobody gets text for nothing by hanging up before the end.
         """
-        prompt, completion = _count(self.usage, "prompt_tokens"), _count(self.usage, "completion_tokens")
+        prompt, completion = self.usage.get("prompt_tokens"), self.usage.get("completion_tokens")
+        if type(prompt) is type(completion) is int and 0 <= prompt <= _MOST_TOKENS >= completion >= 0:
+            return prompt, completion
+        prompt, completion = _sensible(prompt), _sensible(completion)
         if prompt is None and completion is None and (self.content_frames or self.status == "cancelled"):
             prompt = _estimated_prompt_tokens(self.parsed)
         return prompt or 0, self.content_frames if completion is None else completion
@@ -172,25 +176,23 @@ class Generations:
         finally:
             self.conclude(generation)
 
-    def conclude(self, generation: Generation, *, request_id: str | None = None) -> None:
-        """Log and count what became of it, once.
-
-        Args:
-            request_id: For the log, where this is no task of the request's own.
-        """
+    def close(self, generation: Generation) -> tuple[float, int, int]:
+        """Count what became of it, once: how many seconds it took, and the tokens of its prompt and its completion."""
         duration = self._clock() - generation.begun
         prompt, completion = generation.tokens()
         model = generation.model_id
         if generation.status != "ok" and not completion and not self._is_known(model):
             model = UNKNOWN_MODEL
-        failed = generation.status not in {"ok", "cancelled"}
+        failed = generation.status not in _NOT_FAILED
         self._usage.record(Use(generation.principal.key_id, model, prompt, completion, duration, failed))
         self._limits.spend(generation.principal, prompt + completion)
         if generation.meter is not None:
             generation.meter.settle()
-        of: dict[str, Any] = {} if request_id is None else {"request_id": request_id}
-        if generation.cache:
-            of["cache"] = generation.cache
+        return duration, prompt, completion
+
+    def conclude(self, generation: Generation) -> None:
+        """Log and count what became of it, once."""
+        duration, prompt, completion = self.close(generation)
         logger.log_model_operation(
             model_id=generation.model_id,
             operation="embed" if generation.path.endswith("/embeddings") else "generate",
@@ -202,13 +204,12 @@ class Generations:
             generation_time=duration,
             first_byte_time=generation.first_byte_s,
             user_id=generation.principal.key_id,
-            **of,
+            **({"cache": generation.cache} if generation.cache else {}),
         )
 
 
-def _count(usage: Mapping[str, Any], name: str) -> int | None:
+def _sensible(value: object) -> int | None:
     """A figure of an engine, if it makes sense."""
-    value = usage.get(name)
     return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
 
 

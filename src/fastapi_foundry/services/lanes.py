@@ -82,7 +82,7 @@ class Place(Turn):
     )
 
     def __init__(self, lane: Lane, flow: str, priority: Priority, weight: float, now: float) -> None:
-        super().__init__(flow, priority, weight)
+        Turn.__init__(self, flow, priority, weight)
         self.granted = False
         self.failure: QueueTimeoutError | None = None
         self._lane = lane

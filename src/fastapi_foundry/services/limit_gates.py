@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from fastapi_foundry.errors import InvalidInputError, LimitExceededError
 from fastapi_foundry.security.key_limits import KeyLimits
-from fastapi_foundry.services.budgets import Budgets, Spent, periods
+from fastapi_foundry.services.budgets import Budgets, periods
 from fastapi_foundry.services.limit_windows import Window
 
 __all__ = ["KINDS", "Gate", "Notice", "Shape"]
@@ -80,10 +80,12 @@ class Gate:
 
     def admits(self, now: float) -> bool:
         """Whether one request more fits into the minute, and into what is under way."""
+        requests, tokens = self.requests, self.tokens
+        if now >= requests.turns_at or now >= tokens.turns_at:
+            requests.held(now)
+            tokens.held(now)
         return (
-            self.under_way < self._concurrent
-            and self.requests.held(now) < self._requests
-            and self.tokens.held(now) < self._tokens
+            self.under_way < self._concurrent and requests.total < self._requests and tokens.total < self._tokens
         )
 
     def places(self, wanted: int) -> int:
@@ -163,29 +165,37 @@ class Notice:
         self._budgets = [(at, *found[kind]) for at, kind in enumerate(_BUDGETS) if kind in found]
         self._concurrent = found.get("concurrent-requests")
 
-    def values(self, clock: float, now: float, budgets: Budgets, shared: Mapping[str, tuple[int, int]]) -> list[int]:
-        """For each of ``shape`` what is left, and in how many seconds all of it is free again (not for the last kind).
+    def left(self, clock: float, now: float, budgets: Budgets) -> list[int]:
+        """What is left of each of ``shape``; the arguments are those of ``resets``."""
+        left: list[int] = []
+        for _, limit, window in self._windows:
+            left.append(limit - (window.total if clock < window.turns_at else window.held(clock)))
+        if self._budgets:
+            whose, spent = None, (0, 0)
+            for at, limit, gate in self._budgets:
+                if gate is not whose:
+                    whose, spent = gate, budgets.spent(gate.name, now)
+                left.append(limit - spent[at])
+        if self._concurrent is not None:
+            limit, gate = self._concurrent
+            left.append(limit - gate.under_way)
+        if left and min(left) < 0:
+            left = [max(0, each) for each in left]
+        return left
+
+    def resets(self, clock: float, now: float) -> list[int]:
+        """In how many seconds all of each of ``shape`` is free again, but for the last kind, of which nobody knows.
 
         Args:
             clock: The time of the windows.
             now: Seconds since 1970.
-            shared: The same two by kind, where windows are shared.
         """
-        values: list[int] = []
-        for kind, limit, window in self._windows:
-            left, reset_s = window.room(limit, clock)
-            if shared and kind in shared:
-                # One that has just been started knows less than this process.
-                theirs, their_reset_s = shared[kind]
-                left, reset_s = min(left, theirs), max(reset_s, their_reset_s)
-            values += (left, reset_s)
+        resets = [window.room(limit, clock)[1] for _, limit, window in self._windows]
         if self._budgets:
-            both, whose, spent = periods(now), None, Spent(0, 0)
-            for at, limit, gate in self._budgets:
-                if gate is not whose:
-                    whose, spent = gate, budgets.spent(gate.name)
-                values += (max(0, limit - spent[at]), int(both[at].ends - now))
-        if self._concurrent is not None:
-            limit, gate = self._concurrent
-            values.append(max(0, limit - gate.under_way))
-        return values
+            both = periods(now)
+            resets += [int(both[at].ends - now) for at, _, _ in self._budgets]
+        return resets
+
+    def moment(self, clock: float, now: float) -> tuple[int, ...]:
+        """What ``resets`` depends on: as long as this is the same, so are they."""
+        return (int(clock), int(now), *[window.newest for _, _, window in self._windows])

@@ -25,12 +25,12 @@ class TicketOffice(Protocol):
         """Count for so many requests, or say why not."""
         ...
 
-    def values(self, ticket: Ticket) -> list[int]:
-        """How full the limits of its notice are."""
+    def levels(self, ticket: Ticket) -> tuple[list[int], list[int]]:
+        """What is left of the limits of its notice, and in how many seconds they are free again."""
         ...
 
-    def charge(self, gates: Sequence[Gate], tokens: int) -> None:
-        """Count tokens of a stream under way."""
+    def charge(self, gates: Sequence[Gate], tokens: int) -> bool:
+        """Count tokens of a stream under way; whether a budget had been passed before."""
         ...
 
 
@@ -41,25 +41,27 @@ class Ticket:
         office: Who handed it out.
         gates: Where it is counted.
         notice: What is to be said about that.
+        places: Those that it has been given already.
 
     Attributes:
         refusal: Why it is not let in.
         shared: By kind, how full the windows are that several processes share, where there are such.
+        places: Those that it has among what is under way.
     """
 
-    __slots__ = ("_office", "_places", "gates", "notice", "refusal", "shared")
+    __slots__ = ("_office", "gates", "notice", "places", "refusal", "shared")
 
-    def __init__(self, office: TicketOffice, gates: Sequence[Gate], notice: Notice) -> None:
+    def __init__(self, office: TicketOffice, gates: Sequence[Gate], notice: Notice, places: int = 0) -> None:
         self.gates = gates
         self.notice = notice
         self.refusal: FoundryError | None = None
         self.shared: Mapping[str, tuple[int, int]] = _NOTHING_SHARED
         self._office = office
-        self._places = 0
+        self.places = places
 
-    def levels(self) -> tuple[Shape, list[int]]:
-        """Which limits there are, and how full they are: see ``Notice.values``."""
-        return self.notice.shape, self._office.values(self)
+    def levels(self) -> tuple[Shape, list[int], list[int]]:
+        """Which limits there are, what is left of them, and in how many seconds they are free again: see ``Notice``."""
+        return self.notice.shape, *self._office.levels(self)
 
     def enter(self) -> bool:
         """Take a place among those under way; else ``refusal`` says who has none."""
@@ -70,7 +72,7 @@ class Ticket:
                 return False
         for gate in self.gates:
             gate.under_way += 1
-        self._places = 1
+        self.places = 1
         return True
 
     def add_places(self, wanted: int) -> int:
@@ -78,7 +80,7 @@ class Ticket:
         taken = min((gate.places(wanted) for gate in self.gates), default=wanted)
         for gate in self.gates:
             gate.under_way += taken
-        self._places += taken
+        self.places += taken
         return taken
 
     def budget_refusal(self) -> TokenBudgetExceededError | None:
@@ -99,9 +101,9 @@ class Ticket:
 
     def release(self) -> None:
         """Give all places back; may be called twice."""
+        places, self.places = self.places, 0
         for gate in self.gates:
-            gate.under_way -= self._places
-        self._places = 0
+            gate.under_way -= places
 
 
 class FreeTicket:
@@ -139,13 +141,13 @@ class Meter:
         self._gates = gates
         self._charged = 0
 
-    def charge(self, tokens: int) -> None:
-        """Count tokens that pass."""
+    def charge(self, tokens: int) -> bool:
+        """Count tokens that pass; whether a budget had been passed before, by this stream and all others together."""
         self._charged += tokens
-        self._office.charge(self._gates, tokens)
+        return self._office.charge(self._gates, tokens)
 
     def refusal(self) -> TokenBudgetExceededError | None:
-        """Which budget has been passed, by this stream and all others together."""
+        """Which budget has been passed."""
         return self._office.budget_refusal(self._gates, under_way=True)
 
     def settle(self) -> None:

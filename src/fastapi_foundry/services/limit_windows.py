@@ -15,37 +15,44 @@ class Window:
     """Amounts by second: exact to the second, to the strict side, so that any 60 seconds hold no more than was let in.
 
     Every method takes the time at which it is called, in seconds of a clock that never goes back.
+
+    Attributes:
+        total: How much there is in it, until ``turns_at``.
+        newest: The second in which something was last added.
+        turns_at: When the second that it stands at is over.
     """
 
-    __slots__ = ("_newest", "_second", "_slots", "_total")
+    __slots__ = ("_second", "_slots", "newest", "total", "turns_at")
 
     def __init__(self) -> None:
-        self._total = 0
+        self.total = 0
+        self.newest = 0
+        self.turns_at = 1
         self._slots = [0] * _SLOTS
-        self._second = self._newest = 0
+        self._second = 0
 
     def held(self, now: float) -> int:
         """How much there is in it."""
-        if now >= self._second + 1:
+        if now >= self.turns_at:
             self._advance(int(now))
-        return self._total
+        return self.total
 
     def add(self, amount: int, now: float) -> None:
-        """Count what is used, whatever there is in it."""
-        if now >= self._second + 1:
+        """Count what is used, 1 or more, whatever there is in it."""
+        if now >= self.turns_at:
             self._advance(int(now))
         self._slots[self._second % _SLOTS] += amount
-        self._total += amount
-        self._newest = self._second
+        self.total += amount
+        self.newest = self._second
 
     def room(self, most: int, now: float) -> tuple[int, int]:
-        """How much more there may be for ``most`` in all, and in how many seconds, rounded, there is nothing in it."""
-        if now >= self._second + 1:
+        """How much more there may be for ``most`` in all, and in how many seconds at most there is nothing in it."""
+        if now >= self.turns_at:
             self._advance(int(now))
-        total = self._total
+        total = self.total
         if not total:
             return most, 0
-        return (most - total if most > total else 0), round(self._newest + _SLOTS - now)
+        return (most - total if most > total else 0), self.newest + _SLOTS - self._second
 
     def wait_s(self, most: int, now: float) -> float:
         """Seconds until there is no more than ``most`` in it, if nothing is added."""
@@ -58,12 +65,13 @@ class Window:
 
     def _advance(self, second: int) -> None:
         passed, self._second = second - self._second, second
-        if not self._total:
+        self.turns_at = second + 1
+        if not self.total:
             return
         if passed >= _SLOTS:
             self._slots = [0] * _SLOTS
-            self._total = 0
+            self.total = 0
             return
         for each in range(second - passed + 1, second + 1):
-            self._total -= self._slots[each % _SLOTS]
+            self.total -= self._slots[each % _SLOTS]
             self._slots[each % _SLOTS] = 0

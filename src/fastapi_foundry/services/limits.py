@@ -63,22 +63,29 @@ class LimitsService:
         """Whether anything limits that one; where nothing does, nothing else here needs to be called."""
         return bool(self._server) or principal.limits.any
 
-    def take_now(self, principal: Principal) -> Ticket | None:
-        """A ticket where it can be had at once; None, and nothing counted, where ``take`` has to be asked."""
+    def take_now(self, principal: Principal, clock: float) -> Ticket | None:
+        """A ticket where it can be had at once; None, and nothing counted, where ``take`` has to be asked.
+
+        Args:
+            clock: The monotonic time, in seconds.
+        """
         if self._shared.in_use:
             return None
-        gates, notice = self._gates(principal)
-        now, day = self._clock(), int(self._now() // _DAY_S)
+        known = self._known.get(principal.key_id or LOCAL_KEY)
+        if known is None or known[0] is not principal:
+            gates, notice = self._gates(principal)
+        else:
+            _, gates, notice = known
+        now, budgets = self._now(), self._budgets
         for gate in gates:
-            if not gate.admits(now):
+            if not gate.admits(clock):
                 return None
-            if gate.budgets is not None and not self._budgets.has_room(gate.name, gate.budgets, day):
+            if gate.budgets is not None and not budgets.has_room(gate.name, gate.budgets, now):
                 return None
         for gate in gates:
-            gate.requests.add(1, now)
-        ticket = Ticket(self, gates, notice)
-        ticket.enter()
-        return ticket
+            gate.under_way += 1
+            gate.requests.add(1, clock)
+        return Ticket(self, gates, notice, 1)
 
     async def take(self, principal: Principal) -> Ticket:
         """A ticket for one request, to be released at its end; its ``refusal`` says why it is not let in, if so.
@@ -120,10 +127,14 @@ class LimitsService:
 
     def spend(self, principal: Principal, tokens: int) -> None:
         """Count tokens that have been used; never waits."""
+        if not tokens:
+            return
         now = self._clock()
-        for gate in self._gates(principal)[0]:
+        known = self._known.get(principal.key_id or LOCAL_KEY)
+        gates = known[1] if known is not None and known[0] is principal else self._gates(principal)[0]
+        for gate in gates:
             gate.tokens.add(tokens, now)
-            if gate.limits.tokens_per_minute is not None:
+            if gate.limits.tokens_per_minute is not None and self._shared.in_use:
                 self._shared.add(f"{gate.name}:tokens", tokens)
 
     def meter(self, principal: Principal) -> Meter | None:
@@ -131,10 +142,13 @@ class LimitsService:
         gates = [gate for gate in self._gates(principal)[0] if gate.budgets is not None]
         return Meter(self, gates) if gates else None
 
-    def charge(self, gates: Sequence[Gate], tokens: int) -> None:
-        """Count tokens of a stream under way."""
+    def charge(self, gates: Sequence[Gate], tokens: int) -> bool:
+        """Count tokens of a stream under way; whether a budget had been passed before."""
+        now, budgets, passed = self._now(), self._budgets, False
         for gate in gates:
-            self._budgets.charge(gate.name, tokens)
+            if gate.budgets is not None:
+                passed |= budgets.charge(gate.name, gate.budgets, tokens, now)
+        return passed
 
     def budget_refusal(self, gates: Sequence[Gate], *, under_way: bool) -> TokenBudgetExceededError | None:
         """The first budget that has come to its end; one that is just used up counts for new requests alone."""
@@ -143,9 +157,25 @@ class LimitsService:
                 return self._budget_error(gate, under_way=under_way)
         return None
 
-    def values(self, ticket: Ticket) -> list[int]:
-        """How full the limits are that the ticket speaks of."""
-        return ticket.notice.values(self._clock(), self._now(), self._budgets, ticket.shared)
+    def levels(self, ticket: Ticket) -> tuple[list[int], list[int]]:
+        """What is left of the limits that the ticket speaks of, and in how many seconds they are free again."""
+        clock, now, notice = self._clock(), self._now(), ticket.notice
+        left, resets = notice.left(clock, now, self._budgets), notice.resets(clock, now)
+        for at, (kind, _) in enumerate(notice.shape if ticket.shared else ()):
+            if kind in ticket.shared:
+                # One that has just been started knows less than this process.
+                theirs, their_reset_s = ticket.shared[kind]
+                left[at], resets[at] = min(left[at], theirs), max(resets[at], their_reset_s)
+        return left, resets
+
+    def left(self, notice: Notice) -> tuple[list[int], tuple[int, ...]]:
+        """What is left of the limits of ``notice`` in this process, and its ``moment``."""
+        clock, now = self._clock(), self._now()
+        return notice.left(clock, now, self._budgets), notice.moment(clock, now)
+
+    def resets(self, notice: Notice) -> list[int]:
+        """In how many seconds they are free again."""
+        return notice.resets(self._clock(), self._now())
 
     def _budget_error(self, gate: Gate, *, under_way: bool) -> TokenBudgetExceededError | None:
         now = self._now()

@@ -65,6 +65,22 @@ class FrameReader:
             return b"".join(frame for frame in whole if not self._read_usage(frame))
         return frames
 
+    def passes(self, chunk: bytes) -> bool:
+        """Whether ``chunk`` is nothing but whole frames that the client gets as they are; only then has it been counted.
+
+        Raises:
+            TokenBudgetExceededError: When a budget has been passed.
+        """
+        if (
+            not chunk.endswith(b"\n\n")
+            or self._splitter.holds_any
+            or b'"error"' in chunk
+            or (b'"usage"' in chunk and any(mark in chunk for mark in _USAGE))
+        ):
+            return False
+        self._count(chunk)
+        return True
+
     def end(self) -> None:
         """The engine's stream has ended.
 
@@ -80,12 +96,13 @@ class FrameReader:
             count -= 1  # the first one says who speaks, and nothing yet
         if frames.endswith(_DONE):
             count -= 1
-        if self._meter is not None:
-            refusal = self._meter.refusal()
-            # Where only the end is left to be said, it may be.
-            if refusal is not None and count > sum(frames.count(mark) for mark in _NO_TEXT):
+        meter = self._meter
+        # Where only the end is left to be said, it may be.
+        if meter is not None and meter.charge(count) and count > sum(frames.count(mark) for mark in _NO_TEXT):
+            refusal = meter.refusal()
+            meter.charge(-count)
+            if refusal is not None:
                 raise refusal
-            self._meter.charge(count)
         self.content_frames += count
 
     def _read_usage(self, frame: bytes) -> bool:

@@ -11,17 +11,16 @@ __all__ = ["Stopping"]
 
 
 class Stopping:
-    """The one owner of the question whether this process is about to end. Used on the event loop alone."""
+    """The one owner of the question whether this process is about to end. Used on the event loop alone.
+
+    Attributes:
+        begun: Whether new work is refused.
+    """
 
     def __init__(self) -> None:
-        self._begun = False
+        self.begun = False
         self._expired = False
         self._interrupts: set[Callable[[], object]] = set()
-
-    @property
-    def begun(self) -> bool:
-        """Whether new work is refused."""
-        return self._begun
 
     def check(self) -> None:
         """Refuse new work once the end has begun.
@@ -29,13 +28,13 @@ class Stopping:
         Raises:
             StoppingError: When it has.
         """
-        if self._begun:
+        if self.begun:
             raise StoppingError
 
     def begin(self, grace_s: float) -> None:
         """Refuse new work from now on and interrupt what still runs after ``grace_s`` seconds; returns at once."""
-        if not self._begun:
-            self._begun = True
+        if not self.begun:
+            self.begun = True
             asyncio.get_running_loop().call_later(grace_s, self._expire)
 
     def add(self, interrupt: Callable[[], object]) -> None:

@@ -23,19 +23,17 @@ _SEEDS: Final = (-(2**63), 2**63 - 1)
 
 def is_plain_chat(value: object) -> bool:
     """See the module; ``value`` is any JSON."""
-    if type(value) is not dict:
+    if type(value) is not dict or "model" not in value or "messages" not in value:
         return False
-    model = value.get("model")
-    if type(model) is not str or not 0 < len(model) <= _LONGEST_NAME or not _are_messages(value.get("messages")):
-        return False
-    rest = len(value) - 2
-    if rest:
-        for name, check in _CHECKS.items():
-            if name in value:
-                if not check(value[name]):
-                    return False
-                rest -= 1
-    return rest == 0
+    for name, each in value.items():
+        check = _CHECKS.get(name)
+        if check is None or not check(each):
+            return False
+    return True
+
+
+def _is_model(value: Any) -> bool:
+    return type(value) is str and 0 < len(value) <= _LONGEST_NAME
 
 
 def _are_messages(value: Any) -> bool:
@@ -78,6 +76,8 @@ def _is_text(value: Any) -> bool:
 
 
 _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
+    "model": _is_model,
+    "messages": _are_messages,
     "max_tokens": _is_count,
     "temperature": _is_between(0, 2),
     "stream": _is_flag,

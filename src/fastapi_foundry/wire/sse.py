@@ -108,6 +108,11 @@ class WholeFrames:
     def __init__(self) -> None:
         self._rest = b""
 
+    @property
+    def holds_any(self) -> bool:
+        """Whether the beginning of a frame waits for its end."""
+        return bool(self._rest)
+
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes and return every frame that is whole now, as one run of bytes, unchanged."""
         if not self._rest and chunk.endswith(b"\n\n"):

@@ -54,8 +54,8 @@ def message(ticket: Ticket) -> str:
 
 def levels(ticket: Ticket) -> dict[str, tuple[int, int]]:
     """By kind the limit and what is left of it."""
-    shape, values = ticket.levels()
-    return {kind: (limit, values[2 * at]) for at, (kind, limit) in enumerate(shape)}
+    shape, left, _ = ticket.levels()
+    return {kind: (limit, left[at]) for at, (kind, limit) in enumerate(shape)}
 
 
 async def test_nothing_applies_where_nothing_is_limited(usage: UsageService, clock: Clock) -> None:
