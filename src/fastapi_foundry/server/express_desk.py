@@ -121,7 +121,11 @@ class ExpressDesk:
     def _read(self, data: bytes, body: int) -> _Head | None:
         """The head of ``data``, up to ``body``: what another one taught that differs in its length alone, or parsed."""
         end = body - 2
-        if end < len(_START) or len(data) - body > self._max_body_bytes or (found := _LENGTH.search(data, 0, end)) is None:
+        if (
+            end < len(_START)
+            or len(data) - body > self._max_body_bytes
+            or (found := _LENGTH.search(data, 0, end)) is None
+        ):
             return None
         at, after = found.span(1)
         rest = data[:at] + data[after:end]

@@ -98,11 +98,10 @@ class Budgets:
             monthly is not None and total.past + day >= monthly + beyond
         )
 
-    def add(self, key_id: str, tokens: int) -> None:
-        """Count tokens that are on their way to the database."""
+    def add(self, key_id: str, tokens: int, now: float) -> None:
+        """Count tokens that are on their way to the database; ``now`` is the time, in seconds since 1970."""
         if not self._totals:
             return
-        now = self._now()
         for name in (key_id, EVERYBODY):
             if (total := self._totals.get(name)) is not None:
                 if not total.begins <= now < total.ends:
@@ -221,7 +220,7 @@ class _Total:
 
     def _begin(self, day: int) -> None:
         self.day = day
-        self.begins = day * _DAY_S
+        self.begins = float(day * _DAY_S)  # a float is compared with another in no time
         self.ends = self.begins + _DAY_S
 
 

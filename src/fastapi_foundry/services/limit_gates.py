@@ -84,9 +84,7 @@ class Gate:
         if now >= requests.turns_at or now >= tokens.turns_at:
             requests.held(now)
             tokens.held(now)
-        return (
-            self.under_way < self._concurrent and requests.total < self._requests and tokens.total < self._tokens
-        )
+        return self.under_way < self._concurrent and requests.total < self._requests and tokens.total < self._tokens
 
     def places(self, wanted: int) -> int:
         """How many of so many further requests may be under way."""

@@ -27,7 +27,7 @@ class Window:
     def __init__(self) -> None:
         self.total = 0
         self.newest = 0
-        self.turns_at = 1
+        self.turns_at = 1.0  # compared often, and with floats
         self._slots = [0] * _SLOTS
         self._second = 0
 
@@ -65,7 +65,7 @@ class Window:
 
     def _advance(self, second: int) -> None:
         passed, self._second = second - self._second, second
-        self.turns_at = second + 1
+        self.turns_at = second + 1.0
         if not self.total:
             return
         if passed >= _SLOTS:

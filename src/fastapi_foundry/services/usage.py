@@ -27,6 +27,7 @@ _FLUSH_S: Final = 0.75
 _LAST_FLUSH_S: Final = 5.0
 _COMPLAIN_S: Final = 60.0
 _MOST_PENDING: Final = 10_000
+_DAY_S: Final = 86_400
 
 
 class Use(NamedTuple):
@@ -64,7 +65,8 @@ class UsageService:
         self._now = now
         self._flush_s = flush_s
         self._pending: dict[tuple[str, str, str], UsageFigures] = {}
-        self._day = (0, "")
+        self._begins = self._ends = 0.0  # of today, in seconds since 1970
+        self._today = ""
         self._one_at_a_time = asyncio.Lock()
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -91,8 +93,8 @@ class UsageService:
     def record(self, use: Use) -> None:
         """Note what a request used; takes some microseconds and never waits."""
         key_id, model, prompt_tokens, completion_tokens, duration_s, failed = use
-        key_id = key_id or LOCAL_KEY
-        key = (self._today(), key_id, model)
+        key_id, now = key_id or LOCAL_KEY, self._now()
+        key = (self._today if self._begins <= now < self._ends else self._turn(now), key_id, model)
         if (pending := self._pending.get(key)) is not None:
             pending.requests += 1
             pending.failures += failed
@@ -101,7 +103,7 @@ class UsageService:
             pending.duration_s += duration_s
         else:
             self._note(key, UsageFigures(1, int(failed), prompt_tokens, completion_tokens, duration_s))
-        self.budgets.add(key_id, prompt_tokens + completion_tokens)
+        self.budgets.add(key_id, prompt_tokens + completion_tokens, now)
 
     async def flush(self) -> None:
         """Write everything that has been recorded, and read what other processes did.
@@ -177,12 +179,12 @@ class UsageService:
         else:
             pending.add(figures)
 
-    def _today(self) -> str:
-        now = self._now()
-        number = int(now // 86_400)
-        if self._day[0] != number:
-            self._day = (number, datetime.fromtimestamp(now, UTC).date().isoformat())
-        return self._day[1]
+    def _turn(self, now: float) -> str:
+        """Begin another day, and its name."""
+        self._begins = now // _DAY_S * _DAY_S
+        self._ends = self._begins + _DAY_S
+        self._today = datetime.fromtimestamp(now, UTC).date().isoformat()
+        return self._today
 
 
 def _sum(figures: Iterable[UsageFigures]) -> UsageFigures:
