@@ -97,7 +97,7 @@ def limit_headers(shape: Shape, left: Sequence[int], resets: Sequence[int]) -> l
     """
     return [
         (name, pattern % tuple([left[at] for at in places]) if places else pattern)
-        for name, pattern, places in _patterns(shape, _least(shape, left), resets)
+        for name, pattern, places in _patterns(shape, _least(_token_places(shape), left), resets)
     ]
 
 
@@ -130,18 +130,19 @@ class _Lines:
         moment: For which they hold.
     """
 
-    __slots__ = ("_patterns", "_resets", "_shape", "moment")
+    __slots__ = ("_patterns", "_resets", "_shape", "_token_places", "moment")
 
-    def __init__(self, shape: Shape, resets: Sequence[int], moment: tuple[int, ...]) -> None:
+    def __init__(self, shape: Shape, resets: Sequence[int], moment: tuple[float, ...]) -> None:
         self.moment = moment
         self._shape = shape
+        self._token_places = _token_places(shape)
         self._resets = resets
         # By the limit for tokens that has the least left: the lines, and which values they take.
         self._patterns: dict[int, tuple[bytes, Callable[[Sequence[int]], object]]] = {}
 
     def filled(self, left: Sequence[int]) -> bytes:
         """The lines, with what is left of each limit."""
-        least = _least(self._shape, left)
+        least = _least(self._token_places, left)
         found = self._patterns.get(least)
         if found is None:
             parts = _patterns(self._shape, least, self._resets)
@@ -151,13 +152,15 @@ class _Lines:
         return lines % picked(left)
 
 
-def _least(shape: Shape, left: Sequence[int]) -> int:
+def _least(places: tuple[int, ...], left: Sequence[int]) -> int:
     """Where the limit for tokens is that has the least left; -1 where there is none."""
-    places = _token_places(shape)
-    return min(places, key=left.__getitem__) if len(places) > 1 else places[0]
+    least = places[0]
+    for at in places[1:]:
+        if left[at] < left[least]:
+            least = at
+    return least
 
 
-@functools.lru_cache(maxsize=4096)
 def _token_places(shape: Shape) -> tuple[int, ...]:
     return tuple([at for at, (kind, _) in enumerate(shape) if kind.startswith("tokens")]) or (-1,)
 

@@ -28,6 +28,7 @@ KINDS: Final = {
 
 _BUDGETS: Final = ("tokens-per-day", "tokens-per-month")
 _SOON_S: Final = 1.0
+_BOTH: Final = 2
 
 
 def _or_endless(limit: int | None) -> float:
@@ -82,8 +83,8 @@ class Gate:
         """Whether one request more fits into the minute, and into what is under way."""
         requests, tokens = self.requests, self.tokens
         if now >= requests.turns_at or now >= tokens.turns_at:
-            requests.held(now)
-            tokens.held(now)
+            requests.turn(now)
+            tokens.turn(now)
         return self.under_way < self._concurrent and requests.total < self._requests and tokens.total < self._tokens
 
     def places(self, wanted: int) -> int:
@@ -167,7 +168,9 @@ class Notice:
         """What is left of each of ``shape``; the arguments are those of ``resets``."""
         left: list[int] = []
         for _, limit, window in self._windows:
-            left.append(limit - (window.total if clock < window.turns_at else window.held(clock)))
+            if clock >= window.turns_at:
+                window.turn(clock)
+            left.append(limit - window.total)
         if self._budgets:
             whose, spent = None, (0, 0)
             for at, limit, gate in self._budgets:
@@ -194,6 +197,9 @@ class Notice:
             resets += [int(both[at].ends - now) for at, _, _ in self._budgets]
         return resets
 
-    def moment(self, clock: float, now: float) -> tuple[int, ...]:
+    def moment(self, clock: float, now: float) -> tuple[float, ...]:
         """What ``resets`` depends on: as long as this is the same, so are they."""
-        return (int(clock), int(now), *[window.newest for _, _, window in self._windows])
+        if len(self._windows) == _BOTH:
+            (_, _, requests), (_, _, tokens) = self._windows
+            return (requests.turns_at, now // 1, requests.current > 0, tokens.current > 0)
+        return (clock // 1, now // 1, *[window.current > 0 for _, _, window in self._windows])

@@ -16,20 +16,32 @@ class Window:
 
     Every method takes the time at which it is called, in seconds of a clock that never goes back.
 
+    Where ``turn`` has just been called, an amount can also be added to ``total`` and ``current`` by hand.
+
     Attributes:
         total: How much there is in it, until ``turns_at``.
-        newest: The second in which something was last added.
-        turns_at: When the second that it stands at is over.
+        current: How much of it is of the second that it stands at.
+        turns_at: When that second is over.
     """
 
-    __slots__ = ("_second", "_slots", "newest", "total", "turns_at")
+    __slots__ = ("_newest", "_second", "_slots", "current", "total", "turns_at")
 
     def __init__(self) -> None:
         self.total = 0
-        self.newest = 0
+        self.current = 0
         self.turns_at = 1.0  # compared often, and with floats
-        self._slots = [0] * _SLOTS
-        self._second = 0
+        self._slots = [0] * _SLOTS  # without what is in ``current``
+        self._second = self._newest = 0
+
+    @property
+    def newest(self) -> int:
+        """The second in which something was last added."""
+        return self._second if self.current else self._newest
+
+    def turn(self, now: float) -> None:
+        """Stand at the second that it is."""
+        if now >= self.turns_at:
+            self._advance(int(now))
 
     def held(self, now: float) -> int:
         """How much there is in it."""
@@ -38,18 +50,15 @@ class Window:
         return self.total
 
     def add(self, amount: int, now: float) -> None:
-        """Count what is used, 1 or more, whatever there is in it."""
+        """Count what is used, whatever there is in it."""
         if now >= self.turns_at:
             self._advance(int(now))
-        self._slots[self._second % _SLOTS] += amount
+        self.current += amount
         self.total += amount
-        self.newest = self._second
 
     def room(self, most: int, now: float) -> tuple[int, int]:
         """How much more there may be for ``most`` in all, and in how many seconds at most there is nothing in it."""
-        if now >= self.turns_at:
-            self._advance(int(now))
-        total = self.total
+        total = self.held(now)
         if not total:
             return most, 0
         return (most - total if most > total else 0), self.newest + _SLOTS - self._second
@@ -57,13 +66,16 @@ class Window:
     def wait_s(self, most: int, now: float) -> float:
         """Seconds until there is no more than ``most`` in it, if nothing is added."""
         left = self.held(now)
-        for second in range(self._second - WINDOW_S, self._second + 1):
+        for second in range(self._second - WINDOW_S, self._second):
             if left <= most:
                 return max(0.0, second + WINDOW_S - now)
             left -= self._slots[second % _SLOTS]
-        return self._second + _SLOTS - now
+        return max(0.0, self._second + (WINDOW_S if left <= most else _SLOTS) - now)
 
     def _advance(self, second: int) -> None:
+        if self.current:
+            self._slots[self._second % _SLOTS] = self.current
+            self._newest, self.current = self._second, 0
         passed, self._second = second - self._second, second
         self.turns_at = second + 1.0
         if not self.total:

@@ -84,7 +84,9 @@ class LimitsService:
                 return None
         for gate in gates:
             gate.under_way += 1
-            gate.requests.add(1, clock)
+            requests = gate.requests  # it stands at this second, since it has just been asked
+            requests.total += 1
+            requests.current += 1
         return Ticket(self, gates, notice, 1)
 
     async def take(self, principal: Principal) -> Ticket:
@@ -168,7 +170,7 @@ class LimitsService:
                 left[at], resets[at] = min(left[at], theirs), max(resets[at], their_reset_s)
         return left, resets
 
-    def left(self, notice: Notice) -> tuple[list[int], tuple[int, ...]]:
+    def left(self, notice: Notice) -> tuple[list[int], tuple[float, ...]]:
         """What is left of the limits of ``notice`` in this process, and its ``moment``."""
         clock, now = self._clock(), self._now()
         return notice.left(clock, now, self._budgets), notice.moment(clock, now)
