@@ -192,7 +192,7 @@ class ExpressService:
             CHAT_PATH,
             parsed,
             now,
-            limits.meter(principal),
+            None if ticket is FREE_TICKET else limits.meter(principal),
             hide_usage="stream_options" not in parsed or not parsed["stream_options"]["include_usage"],
             notice_s=self._notice_s,
             keepalive_s=self._keepalive_s,
