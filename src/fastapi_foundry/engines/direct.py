@@ -6,6 +6,7 @@ What the express way of plain requests uses. Whatever is not plain goes the ordi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,8 +44,12 @@ class DirectLine:
     refusal: Callable[[HttpResponse, bytes, str], FoundryError]
 
     def take(self) -> HttpConnection | None:
-        """A connection for one ``send``; None where there is none at the moment."""
+        """A connection for one ``send``; None where there is none at rest."""
         return self.client.take_idle(self.origin)
+
+    def connect(self) -> asyncio.Task[HttpConnection]:
+        """A new one, made in the background; the result's ``HttpError`` says why there is none."""
+        return asyncio.get_running_loop().create_task(self.client.connect(self.origin, self.whole))
 
     def give_back(self, connection: HttpConnection) -> None:
         """Nothing is to be sent on ``connection`` after all."""

@@ -161,6 +161,15 @@ class HttpClient:
             connection.abort()
         return None
 
+    async def connect(self, origin: Origin, timeouts: Timeouts) -> HttpConnection:
+        """A new connection, for one ``send`` on it, or to be given back.
+
+        Raises:
+            ConnectFailedError: There is none.
+            ConnectionLostError: It has been closed at once.
+        """
+        return await self._connect(origin, timeouts)
+
     def give_back(self, connection: HttpConnection) -> None:
         """Keep a connection of ``take_idle`` on which nothing has been sent."""
         self._free(connection)

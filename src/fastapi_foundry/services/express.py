@@ -138,15 +138,10 @@ class ExpressService:
             return None
         if principal.allowed_models is not None and not allows_name(principal, name, self._models.last_known):
             return None
-        connection = way.way.line.take()
-        if connection is None:
-            return None
         exchange = self._exchange(sink, principal, parsed, way, now)
-        if exchange is None:
-            way.way.line.give_back(connection)
-            return None
-        self.taken += 1
-        exchange.send(connection, _body(body, parsed) if exchange.streams else body, request_id)
+        if exchange is not None:
+            self.taken += 1
+            exchange.begin(_body(body, parsed) if exchange.streams else body, request_id)
         return exchange
 
     def _recognised(self, sender: Sender) -> Recognition | None:

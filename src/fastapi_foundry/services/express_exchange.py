@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
@@ -140,14 +141,35 @@ class Exchange(Generation):
         """Break off, since the process is about to end."""
         self._fail(StoppingError())
 
-    def send(self, connection: HttpConnection, body: bytes, request_id: bytes) -> None:
-        """Send ``body``; what comes of it is told to the sink."""
+    def begin(self, body: bytes, request_id: bytes) -> None:
+        """Send ``body``, on a new connection if none is at rest; what comes of it is told to the sink."""
         self.request_id = request_id
-        routed = self._routed
+        routed, line = self._routed, self._line
         routed.active += 1
         routed.breaker.begin()
         self._stopping.add(self)
-        self._response = self._line.send(connection, body, request_id, self, streams=self.streams)
+        connection = line.take()
+        if connection is not None:
+            self._response = line.send(connection, body, request_id, self, streams=self.streams)
+        else:
+            line.connect().add_done_callback(functools.partial(self._connected, body))
+
+    def _connected(self, body: bytes, task: asyncio.Task[HttpConnection]) -> None:
+        if task.cancelled():
+            failure: BaseException | None = ConnectFailedError("the connection was given up", refused=False)
+        else:
+            failure = task.exception()
+        if failure is None and self._is_over:
+            self._line.give_back(task.result())
+        elif failure is None:
+            self._response = self._line.send(task.result(), body, self.request_id, self, streams=self.streams)
+        elif not self._is_over:
+            self._not_connected(failure)
+
+    def _not_connected(self, failure: BaseException) -> None:
+        """The ordinary way tries once more, and says what there is to say."""
+        del failure
+        self._give_over()
 
     @property
     def streams(self) -> bool:
@@ -457,6 +479,14 @@ class StreamExchange(Exchange):
         if self.meter is not None:
             self.meter.settle()
         super()._give_over()
+
+    def _not_connected(self, failure: BaseException) -> None:
+        if not self._has_said:
+            super()._not_connected(failure)
+        elif isinstance(failure, HttpError):
+            self._fail(self._line.fact(failure))
+        else:
+            self._fail(EngineFailedError("The engine could not be asked."))
 
     def _say_failure(self, fact: FoundryError) -> None:
         if not self._has_said:
