@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -64,6 +64,54 @@ async def test_a_plain_request_takes_it_and_an_unusual_one_does_not(gateway: Run
     answer = await gateway.client.post(PATH, json=PLAIN)
     assert gateway.services.express.taken == 1
     assert answer.json()["choices"][0]["message"]["content"] == "one two three"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_requests_at_the_same_time_get_connections_of_their_own(
+    gateway: RunningGateway, double: EngineDouble, stream: bool
+) -> None:
+    await warm(gateway)
+    double.delay_s = 0.1
+    answers = await asyncio.gather(
+        *(gateway.client.post(PATH, json=PLAIN | {"stream": stream}) for _ in range(4))
+    )  # as many places as there are
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert gateway.services.express.taken == 4
+    router: Any = gateway.services.engine
+    assert sum(routed.active for routed in router.engines.values()) == 0
+
+
+async def test_who_leaves_before_there_is_a_connection_leaves_nothing_behind(
+    gateway: RunningGateway, double: EngineDouble
+) -> None:
+    await warm(gateway)
+    double.delay_s, router = 0.2, cast("Any", gateway.services.engine)
+    busy = asyncio.create_task(gateway.client.post(PATH, json=PLAIN))  # holds the connection that there is
+    await eventually(lambda: gateway.services.express.taken == 1)
+    body = json.dumps(PLAIN).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    for _ in range(20):
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(head.encode() + body)
+        await asyncio.sleep(0)
+        writer.transport.abort()
+    assert (await busy).status_code == 200
+    await eventually(lambda: sum(routed.active for routed in router.engines.values()) == 0)
+    assert (await gateway.client.post(PATH, json=PLAIN)).status_code == 200
+
+
+async def test_where_no_further_connection_can_be_made_the_ordinary_way_answers(
+    gateway: RunningGateway, double: EngineDouble
+) -> None:
+    await warm(gateway)
+    double.delay_s = 0.3
+    busy = asyncio.create_task(gateway.client.post(PATH, json=PLAIN))
+    await eventually(lambda: gateway.services.express.taken == 1)
+    await double.stop_listening()
+    second = await gateway.client.post(PATH, json=PLAIN)
+    assert gateway.services.express.taken == 2
+    assert second.status_code == 200, second.text  # the ordinary way has waited for the connection that became free
+    assert (await busy).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -93,6 +93,11 @@ class EngineDouble:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", port)
         self.port = self._listener.sockets[0].getsockname()[1]
 
+    async def stop_listening(self) -> None:
+        """Refuse further connections; those that there are go on."""
+        assert self._listener is not None
+        self._listener.close()
+
     async def die(self) -> None:
         """As kill -9 does it: nobody listens, every connection is reset."""
         if self._listener is not None:
