@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastapi_foundry.engines.http_client import HttpClient, HttpError, HttpResponse, Origin, Timeouts
 from fastapi_foundry.engines.http_protocol import HttpConnection
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fastapi_foundry.engines.way import RoutedEngine
 
 __all__ = ["DirectLine", "DirectWay"]
+
+_SMALL_BYTES: Final = 16_384  # joined with its head at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,11 @@ class DirectLine:
             request_id: Visible ASCII, and no line break.
             listener: Told of the response.
         """
-        head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self.head, request_id, len(body))
-        limits = self.stream if streams else self.whole
+        limits, length = self.stream if streams else self.whole, len(body)
+        if length < _SMALL_BYTES:
+            request = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (self.head, request_id, length, body)
+            return connection.send(request, b"", limits, listener=listener)
+        head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self.head, request_id, length)
         return connection.send(head, body, limits, listener=listener)
 
 

@@ -146,7 +146,8 @@ class HttpConnection(asyncio.Protocol):
         With a ``listener`` the first byte is expected in time, see ``expect``. The total time counts from ``started_at``,
         in the loop's seconds, or from now.
         """
-        transport = self._require_transport()
+        transport = self._transport
+        assert transport is not None  # noqa: S101 - asked for only while connected
         if started_at is None:
             started_at = self._loop.time()
         self._response = response = HttpResponse(self, timeouts, started_at, head_only=head_only, listener=listener)
@@ -159,7 +160,7 @@ class HttpConnection(asyncio.Protocol):
             transport.write(head)  # copying a large body to join it costs more than a second write
             transport.write(body)
         else:
-            self._outbox.put(transport, head + body)
+            self._outbox.put(transport, head + body if body else head)
         return response
 
     def abort(self) -> None:
@@ -207,10 +208,6 @@ class HttpConnection(asyncio.Protocol):
         # One timer serves many waits: it is moved when it fires too early, not at each of them.
         if self._timer is None or self._timer_at > deadline:
             self._set_timer(deadline)
-
-    def _require_transport(self) -> asyncio.Transport:
-        assert self._transport is not None  # noqa: S101 - asked for only while connected
-        return self._transport
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:
@@ -325,7 +322,8 @@ class HttpConnection(asyncio.Protocol):
         self._on_lost(self)
 
     def _finish(self, response: HttpResponse) -> None:
-        transport = self._require_transport()
+        transport = self._transport
+        assert transport is not None  # noqa: S101 - something has just arrived
         if self._paused:
             self.resume()
         self._response = None
@@ -370,7 +368,8 @@ class HttpConnection(asyncio.Protocol):
             self._followed_by_garbage = True
         elif response.add_part(data) > self._limits.max_buffered_bytes and not self._paused:
             self._paused = True
-            self._require_transport().pause_reading()
+            assert self._transport is not None  # noqa: S101 - as above
+            self._transport.pause_reading()
 
     def on_chunk_header(self) -> None:
         """Called by the parser."""

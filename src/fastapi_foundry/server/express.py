@@ -75,9 +75,18 @@ class ExpressProtocol(BoundedProtocol):
             self._held += data
             if len(self._held) > _MOST_HELD_BYTES:
                 self.flow.pause_reading()
+            return
         # Between two requests alone: then ``data`` begins with a head.
-        elif not (self._idle or not self._received) or self._deaf or not self._take(data):
-            super().data_received(data)
+        if (self._idle or not self._received) and not self._deaf and (seat := self._seat) is not None:
+            began = time.perf_counter()
+            exchange = self._desk.begin(data, self) if seat.refusal is None else None
+            if exchange is not None:
+                self._exchange, self._request, self._began = exchange, data, began
+                self._received += len(data)
+                self._idle, self._head_since = False, None
+                self._connections.work(self)
+                return
+        super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange: nobody waits for its answer."""
@@ -110,19 +119,6 @@ class ExpressProtocol(BoundedProtocol):
         """See ``BoundedProtocol``."""
         self._outbox.flush()
         return super().check(now)
-
-    def _take(self, data: bytes) -> bool:
-        if self._seat is not None and self._seat.refusal is not None:
-            return False
-        began = time.perf_counter()
-        exchange = self._desk.begin(data, self)
-        if exchange is None:
-            return False
-        self._exchange, self._request, self._began = exchange, data, began
-        self._received += len(data)
-        self._idle, self._head_since = False, None
-        self._connections.work(self)
-        return True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         if self._ticket is not None:
@@ -160,8 +156,8 @@ class ExpressProtocol(BoundedProtocol):
     def over(self) -> None:
         """See ``Sink``."""
         exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            self._log(exchange, self._status)
+        assert exchange is not None  # noqa: S101 - it is the one that calls this
+        self._log(exchange, self._status)
         self.server_state.total_requests += 1
         if self._close_later:
             self._outbox.flush()

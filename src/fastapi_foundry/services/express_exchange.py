@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 import orjson
 
@@ -103,8 +103,10 @@ class Exchange(Generation):
         duration_s: How long it took, once it is over.
         prompt_tokens: Likewise what it used.
         completion_tokens: Likewise.
+        streams: Whether the answer is a stream.
     """
 
+    streams: ClassVar[bool]
     __slots__ = (
         "_generations",
         "_is_over",
@@ -171,11 +173,6 @@ class Exchange(Generation):
         del failure
         self._give_over()
 
-    @property
-    def streams(self) -> bool:
-        """Whether the answer is a stream."""
-        raise NotImplementedError
-
     def news(self) -> None:
         """Something has arrived from the engine, or happened to it."""
         raise NotImplementedError
@@ -201,7 +198,8 @@ class Exchange(Generation):
         self._routed.active -= 1
         self._place.leave()
         self.ticket.release()
-        response = self._response
+        # They would hold each other in memory until the garbage collector comes by.
+        response, self._response = self._response, None
         if response is not None and not response.complete:
             response.close()
         self.duration_s, self.prompt_tokens, self.completion_tokens = self._generations.close(self)
@@ -226,8 +224,9 @@ class Exchange(Generation):
         self._routed.active -= 1
         self._place.leave()
         self._routed.breaker.abandoned()
-        if self._response is not None:
-            self._response.close()
+        response, self._response = self._response, None
+        if response is not None:
+            response.close()
         self._sink.go_another_way()
 
     def _fail(self, fact: FoundryError) -> None:
@@ -246,6 +245,7 @@ class Exchange(Generation):
 class WholeExchange(Exchange):
     """An answer that is sent when all of it is there."""
 
+    streams = False
     __slots__ = ("_bytes", "_parts")
 
     def __init__(
@@ -254,11 +254,6 @@ class WholeExchange(Exchange):
         Exchange.__init__(self, sink, books, ticket, place, way, *of)
         self._parts: list[bytes] = []
         self._bytes = 0
-
-    @property
-    def streams(self) -> bool:
-        """It is none."""
-        return False
 
     def news(self) -> None:
         """See ``Exchange``."""
@@ -307,6 +302,7 @@ class StreamExchange(Exchange):
         keepalive_s: After so many seconds of silence later on a comment is sent.
     """
 
+    streams = True
     __slots__ = (
         "_first",
         "_has_begun",
@@ -343,11 +339,6 @@ class StreamExchange(Exchange):
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
         self._timer = self._loop.call_later(notice_s, self._silence)
-
-    @property
-    def streams(self) -> bool:
-        """It is one."""
-        return True
 
     def resume(self) -> None:
         """See ``Exchange``."""
