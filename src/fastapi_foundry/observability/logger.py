@@ -10,30 +10,24 @@ from typing import Any, Final, Literal, Self
 
 from fastapi_foundry.observability import pipeline
 from fastapi_foundry.observability.context import request_id
-from fastapi_foundry.observability.records import GENERATION_TYPES, REQUEST_TYPES, ExceptionInfo, Kind
+from fastapi_foundry.observability.records import (
+    GENERATION_TYPES,
+    OPERATION_MESSAGE,
+    REQUEST_MESSAGE,
+    REQUEST_TYPES,
+    ExceptionInfo,
+    Kind,
+    operation_level,
+    request_level,
+)
 from fastapi_foundry.observability.redaction import plain, redacted_field, redacted_text
 
-__all__ = ["OPERATION_MESSAGE", "REQUEST_MESSAGE", "Logger", "Timer", "get_logger", "operation_level", "request_level"]
+__all__ = ["Logger", "Timer", "get_logger"]
 
 Mode = Literal["prod", "dev"]
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
-_SERVER_ERROR: Final = 500
-_CLIENT_ERROR: Final = 400
 _NOT_GIVEN: Final[Any] = object()
-_FAILED: Final = frozenset({"error", "failed", "failure"})
-OPERATION_MESSAGE: Final = "model operation"
-REQUEST_MESSAGE: Final = "request"
-
-
-def request_level(status_code: int) -> int:
-    """The level of a request's record."""
-    return 40 if status_code >= _SERVER_ERROR else 30 if status_code >= _CLIENT_ERROR else 20
-
-
-def operation_level(status: str) -> int:
-    """The level of a model operation's record."""
-    return 40 if status in _FAILED else 20
 
 
 def get_logger(name: str, mode: Mode | None = None) -> Logger:

@@ -17,9 +17,14 @@ from fastapi_foundry.observability.redaction import redacted, redacted_ends, red
 __all__ = [
     "GENERATION_TYPES",
     "LEVEL_NAMES",
+    "OPERATION_MESSAGE",
+    "REQUEST_MESSAGE",
     "REQUEST_TYPES",
     "Event",
     "ExceptionInfo",
+    "ExchangeItems",
+    "ExchangeNames",
+    "ExchangeValues",
     "Record",
     "RecordItems",
     "as_event",
@@ -28,6 +33,8 @@ __all__ = [
     "field_name",
     "is_own_id",
     "one_line",
+    "operation_level",
+    "request_level",
     "text_time",
     "timestamp",
     "value_in_text",
@@ -54,6 +61,9 @@ _SPECIAL: Final = _OWN | {"api_path", "duration"}
 is_own_id: Final = re.compile(r"req_[0-9a-f]{1,32}\Z").match
 _MAX_TRACEBACK: Final = 32_768  # characters
 _JSON_INTEGER_BITS: Final = 63
+_SERVER_ERROR: Final = 500
+_CLIENT_ERROR: Final = 400
+_FAILED: Final = frozenset({"error", "failed", "failure"})
 
 
 class Record(NamedTuple):
@@ -92,6 +102,22 @@ RecordItems = tuple[
     tuple[type, ...],
 ]
 
+
+class ExchangeNames(NamedTuple):
+    """What is the same in all records of one ``ExchangeLog``: the names of both loggers, and a field of each."""
+
+    generations: str
+    operation: str
+    requests: str
+    method: str
+
+
+# The two records of a whole request as they wait, their values as ``ExchangeLog.write`` gets them.
+ExchangeValues = tuple[str, int, bytes, float, str, str, float, int, int, float | None, str | None]
+ExchangeItems = tuple[float, ExchangeNames, ExchangeValues]
+OPERATION_MESSAGE: Final = "model operation"
+REQUEST_MESSAGE: Final = "request"
+
 # The two records that each request leaves behind have these very tuples as their ``types`` where they hold nothing but
 # their own fields, of these types, and nothing else has them; a generation's first byte and user may be None.
 REQUEST_TYPES: Final[tuple[type, ...]] = (str, str, int, float)
@@ -125,6 +151,16 @@ def as_event(record: Record, process: str, pid: int) -> Event:
     if record.exception is not None:
         _add_exception(event, record.exception)
     return event
+
+
+def request_level(status_code: int) -> int:
+    """The level of a request's record."""
+    return 40 if status_code >= _SERVER_ERROR else 30 if status_code >= _CLIENT_ERROR else 20
+
+
+def operation_level(status: str) -> int:
+    """The level of a model operation's record."""
+    return 40 if status in _FAILED else 20
 
 
 def level_name(level: int) -> str:
@@ -196,11 +232,10 @@ _last_timestamp: tuple[int, str] = (0, "1970-01-01T00:00:00Z")
 
 def timestamp(seconds: int) -> str:
     """``YYYY-MM-DDTHH:MM:SSZ``; most records share their second with the one before."""
-    global _last_timestamp  # noqa: PLW0603 - one tuple, read and replaced as a whole: several threads come here
-    last = _last_timestamp
-    if last[0] != seconds:
-        last = _last_timestamp = (seconds, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)))
-    return last[1]
+    global _last_timestamp  # noqa: PLW0603 - one tuple, replaced as a whole; only the writer's thread comes here
+    if _last_timestamp[0] != seconds:
+        _last_timestamp = (seconds, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)))
+    return _last_timestamp[1]
 
 
 def one_line(text: str) -> str:

@@ -27,7 +27,7 @@ from fastapi_foundry.observability.records import (
 )
 from fastapi_foundry.observability.redaction import redacted_field, redacted_text
 
-__all__ = ["Files", "FinishedRecord", "GenerationShape", "Learner", "RequestShape", "Shape", "is_plain_id"]
+__all__ = ["Files", "GenerationShape", "Learner", "RequestShape", "Shape", "is_plain_id"]
 
 _MAX_TEXTS: Final = 2048
 _MAX_TEXT_LENGTH: Final = 64
@@ -42,10 +42,6 @@ class Files(NamedTuple):
 
     text: tuple[list[bytes], ...]
     structured: tuple[list[bytes], ...]
-
-
-# The lines of a record that its caller has made already, as text and as JSON, and where they go.
-FinishedRecord = tuple[Files, bytes, bytes]
 
 
 class Shape(NamedTuple):

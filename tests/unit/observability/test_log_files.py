@@ -89,6 +89,28 @@ def test_a_file_that_was_taken_away_is_made_again(logs):
     assert "one" not in logs.text()
 
 
+def test_what_another_process_did_to_a_file_is_noticed_before_the_next_batch(tmp_path):
+    path = tmp_path / "x.log"
+    ours, others = (RotatingFile(path, max_bytes=100, backup_count=9) for _ in range(2))
+    ours.write([b"ours\n"])
+    others.write([b"x" * 94 + b"\n"])
+    ours.write([b"more\n"])
+    assert (path.read_bytes(), path.with_name("x.log.1").stat().st_size) == (b"more\n", 100)
+    others.write([b"others\n"])
+    assert path.read_bytes() == b"more\nothers\n"
+    for file in (ours, others):
+        file.close()
+
+
+def test_a_file_that_nobody_touched_is_not_opened_again(tmp_path, monkeypatch):
+    file = RotatingFile(tmp_path / "x.log", max_bytes=100, backup_count=9)
+    monkeypatch.setattr("fastapi_foundry.observability.handlers.os.open", None)
+    for _ in range(2):
+        file.write([b"a line\n"])
+    file.close()
+    assert file.path.read_bytes() == b"a line\n" * 2
+
+
 def test_two_processes_that_rotate_one_file_lose_no_line(tmp_path):
     code = (
         "import sys\nfrom pathlib import Path\n"

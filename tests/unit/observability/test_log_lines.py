@@ -330,7 +330,7 @@ def test_records_reach_their_file_however_they_meet_the_writer(logs):
         pauses = random.Random(seed)
         for number in range(25):
             logger.info("met", seed=seed, number=number)
-            time.sleep(pauses.choice([0, 0.001, 0.019, 0.0205, 0.022, 0.03]))
+            time.sleep(pauses.choice([0, 0.001, 0.02, 0.049, 0.0505, 0.052, 0.06]))
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:
