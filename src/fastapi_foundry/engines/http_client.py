@@ -26,8 +26,9 @@ from fastapi_foundry.engines.http_errors import (
     ResponseTimeoutError,
     Timeouts,
 )
-from fastapi_foundry.engines.http_protocol import HttpConnection, KnownHeads
+from fastapi_foundry.engines.http_protocol import HttpConnection
 from fastapi_foundry.engines.http_response import HttpResponse
+from fastapi_foundry.engines.http_short_ways import KnownHeads
 from fastapi_foundry.engines.outbox import Outbox
 
 __all__ = [

@@ -21,7 +21,8 @@ from fastapi_foundry.security.scopes import Scope
 from fastapi_foundry.services.access import AccessService, Recognition
 from fastapi_foundry.services.admission import Admission
 from fastapi_foundry.services.cache_rules import cache_use
-from fastapi_foundry.services.express_exchange import Books, Exchange, Sink, StreamExchange, WholeExchange
+from fastapi_foundry.services.express_exchange import Books, Exchange, Sink, WholeExchange
+from fastapi_foundry.services.express_stream import StreamExchange
 from fastapi_foundry.services.generations import Generations
 from fastapi_foundry.services.limit_tickets import FREE_TICKET
 from fastapi_foundry.services.limits import LimitsService
